@@ -1,0 +1,71 @@
+"""Entry point: picks the command, turns errors into one line and an exit code."""
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from cotrain_dist import __version__
+from cotrain_dist.cli import train
+from cotrain_dist.errors import (
+    EXIT_FAILED,
+    EXIT_USER_ERROR,
+    PeerUserError,
+    TrainingError,
+    UserError,
+)
+
+USAGE = """\
+usage: cotrain-dist train [--config FILE] [--KEY VALUE ...]
+       cotrain-dist train --resume RUN [--KEY VALUE ...]
+       cotrain-dist --version
+
+train co-trains two image classifiers; train --help lists every key. Several processes:
+accelerate launch --multi_gpu --num_processes 2 -m cotrain_dist train ... (on a CPU as well).
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (docs/exit-codes.md)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except PeerUserError as error:
+        return _complain(str(error), EXIT_USER_ERROR, shown=_rank() == 0)
+    except UserError as error:
+        return _complain(str(error), EXIT_USER_ERROR)
+    except TrainingError as error:
+        return _complain(str(error), EXIT_FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; train --resume goes on from the last commit", 130)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    match arguments:
+        case ["--version"]:
+            print(f"cotrain-dist {__version__}")
+            return 0
+        case [] | ["--help" | "-h"]:
+            print(USAGE, end="")
+            return 0 if arguments else EXIT_USER_ERROR
+        case ["train", *rest]:
+            return train.run(rest)
+        case [command, *_]:
+            raise UserError("command", command, "is not known", "cotrain-dist --help lists them")
+    return EXIT_USER_ERROR
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _complain(message: str, code: int, *, shown: bool = True) -> int:
+    logging.getLogger("cotrain_dist").error(message)
+    if shown:
+        prefix = f"rank {_rank()}: " if _rank() else ""
+        print(f"error: {prefix}{message}", file=sys.stderr, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

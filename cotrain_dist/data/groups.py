@@ -1,0 +1,115 @@
+"""The groups of a run on disk: one table, drawn once, read by every later command on the run."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources import Listing
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.splits import Group, Shares, draw_groups
+
+GROUPS_FILE = "groups.parquet"
+COLUMNS = ("source", "path", "class", "group", "size", "sha256")
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """Every image of a run, its class and its group; a sample_id is a row."""
+
+    listing: Listing
+    groups: Tensor
+    """[N] int64 of `Group` values."""
+
+    @property
+    def class_ids(self) -> Tensor:
+        """[N] int64: the true class of each sample_id."""
+        return self.listing.class_ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id."""
+        return self.listing.class_names
+
+    def sample_ids(self, group: Group) -> Tensor:
+        """The ids of a group, [n] int64 in ascending order."""
+        return (self.groups == group).nonzero().flatten()
+
+    def to_arrow(self) -> pa.Table:
+        """As stored: one row a sample_id, the class names in order in the schema's metadata."""
+        names = self.class_names
+        columns = {
+            "source": [self.listing.source] * len(self.groups),
+            "path": list(self.listing.paths),
+            "class": [names[class_id] for class_id in self.class_ids.tolist()],
+            "group": [Group(group).name for group in self.groups.tolist()],
+            "size": list(self.listing.sizes),
+            "sha256": list(self.listing.digests),
+        }
+        return pa.table(columns).replace_schema_metadata({"class_names": "\n".join(names)})
+
+    def digest(self) -> str:
+        """SHA-256 over all rows: what a checkpoint must have been made from."""
+        text = "\n".join(map(str, self.to_arrow().to_pylist()))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_parquet(self) -> bytes:
+        """The content of groups.parquet."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(self.to_arrow(), sink)
+        return bytes(sink.getvalue().to_pybytes())
+
+
+def draw_group_table(listing: Listing, config: DataConfig, seed: int) -> GroupTable:
+    """Draw the groups of a listing. Raises UserError where a class is too small."""
+    shares = Shares(
+        test=config.test_fraction if config.test_per_class is None else config.test_per_class,
+        validation=config.validation_fraction,
+        labeled=(
+            config.labeled_fraction
+            if config.labeled_per_class is None
+            else config.labeled_per_class
+        ),
+    )
+    return GroupTable(listing, draw_groups(listing.class_ids, listing.class_names, shares, seed))
+
+
+def load_group_table(path: Path) -> GroupTable:
+    """Read the groups of a run; `path` is a run directory or its groups.parquet."""
+    path = path / GROUPS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(
+            "data.groups_from", path, "is no file", "name a run directory or its groups.parquet"
+        )
+    try:
+        return parse_group_table(path.read_bytes())
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            "data.groups_from",
+            path,
+            f"is no table of groups ({str(error).splitlines()[0]})",
+            "name a groups.parquet that a run has written",
+        ) from error
+
+
+def parse_group_table(content: bytes) -> GroupTable:
+    """The table that `to_parquet` wrote."""
+    table = pq.read_table(pa.BufferReader(content))
+    columns = {name: table.column(name).to_pylist() for name in COLUMNS}
+    names = tuple(table.schema.metadata[b"class_names"].decode().split("\n"))
+    id_of = {name: class_id for class_id, name in enumerate(names)}
+    listing = Listing(
+        source=columns["source"][0],
+        paths=tuple(columns["path"]),
+        class_ids=torch.tensor([id_of[name] for name in columns["class"]]),
+        class_names=names,
+        sizes=tuple(columns["size"]),
+        digests=tuple(columns["sha256"]),
+    )
+    groups = torch.tensor([Group[name].value for name in columns["group"]])
+    return GroupTable(listing, groups)

@@ -1,0 +1,73 @@
+"""The stream of image batches: a function of keys, not of any generator's history."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources import ReadImage
+from cotrain_dist.keys import seeded
+
+Transform = Callable[[Image.Image], Tensor]
+"""RGB image -> [3, S, S] float32, normalized."""
+
+
+def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """Random resized crop and horizontal flip; draws from torch's global generator."""
+    transform: Transform = v2.Compose(
+        [
+            v2.RandomResizedCrop(
+                config.image_size,
+                scale=(config.crop_min_area, 1.0),
+                interpolation=v2.InterpolationMode.BICUBIC,
+            ),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ]
+    )
+    return transform
+
+
+class _KeyedImages(Dataset[Tensor]):
+    """Images by sample_id, each transformed under its own key."""
+
+    def __init__(
+        self, read: ReadImage, transform: Transform, key: tuple[int | str, ...] | None
+    ) -> None:
+        self._read, self._transform, self._key = read, transform, key
+
+    def __getitem__(self, sample_id: int) -> Tensor:
+        image = self._read(sample_id)
+        if self._key is None:
+            return self._transform(image)
+        with seeded(*self._key, sample_id):
+            return self._transform(image)
+
+
+def stream_batches(
+    read: ReadImage,
+    transform: Transform,
+    batches: Sequence[Tensor],
+    *,
+    key: tuple[int | str, ...] | None = None,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Tensor]:
+    """Pixels [n, 3, S, S] of each batch of sample_ids, in order; equal for any `num_workers`.
+
+    `key`: of the random transforms, completed by the sample_id; None where there are none.
+    """
+    loader = DataLoader(
+        _KeyedImages(read, transform, key),
+        batch_sampler=[batch.tolist() for batch in batches],
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),  # else each loader draws from the global one
+    )
+    yield from loader

@@ -1,0 +1,29 @@
+"""The two ways a run ends early with one clear line: a user's mistake, and a failed training."""
+
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_PEER_LOST = 4
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: names the key, the value, the rule and the way out.
+
+    >>> str(UserError("seed", -1, "must not be negative", "give a whole number such as 0"))
+    'seed: -1: must not be negative; give a whole number such as 0.'
+    """
+
+    def __init__(self, key: str, value: object, rule: str, way_out: str) -> None:
+        super().__init__(f"{key}: {value}: {rule}; {way_out}.")
+        self.key = key
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on (a loss became infinite, say); what was committed stays usable."""
+
+
+class PeerUserError(UserError):
+    """A user's mistake that another rank has met, raised on all ranks; the lead rank shows it."""
+
+    def __init__(self, text: str) -> None:
+        ValueError.__init__(self, text)
+        self.key = ""

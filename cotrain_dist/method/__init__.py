@@ -1,0 +1,1 @@
+"""The method of the paper, pure: tensors and numbers in, tensors and numbers out."""

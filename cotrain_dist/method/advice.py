@@ -1,0 +1,37 @@
+"""Warnings about an exchange that has stopped to teach, each with what may help."""
+
+import torch
+
+from cotrain_dist.method.metrics import agreement_rate
+from cotrain_dist.types import ROLES, Exchange, Votes
+
+LARGEST_CLASS_SHARE = 0.5
+LARGEST_AGREEMENT = 0.95
+
+
+def advise(exchanged: Exchange, votes: Votes, class_names: list[str]) -> list[str]:
+    """One line for each sign of collapse: an empty R, one class over half of an R, consensus."""
+    warnings = []
+    for role in ROLES:
+        labels = exchanged.selected_by(role).labels
+        name = f"R_{role.name}"
+        if not len(labels):
+            warnings.append(
+                f"{name} is empty, whoever learns it trains on labeled images alone: "
+                "lower selection.threshold, or let the models differ more"
+            )
+            continue
+        counts = torch.bincount(labels)
+        if counts.max() > LARGEST_CLASS_SHARE * len(labels):
+            warnings.append(
+                f"{name}: {counts.max()} of {len(labels)} images are called "
+                f"{class_names[int(counts.argmax())]}: raise selection.threshold or label more "
+                "images of the other classes"
+            )
+    rate = agreement_rate(votes)
+    if rate > LARGEST_AGREEMENT:
+        warnings.append(
+            f"A and B agree on {rate:.1%} of U, so little is left to exchange: stop here, or give "
+            "model_a and model_b different architectures"
+        )
+    return warnings

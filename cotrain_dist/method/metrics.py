@@ -1,0 +1,78 @@
+"""Accuracy and its relatives: what is measured on T, V and R."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.method.scores import LARGEST_DOUBT
+from cotrain_dist.types import PseudoLabeled, Votes
+
+NUM_CALIBRATION_BINS = 15
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Figures of one classifier on one group, all 0..1."""
+
+    top1: float
+    top5: float
+    mean_class_recall: float
+    calibration_error: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
+    """probs: [N, C] float, rows sum to 1; targets: [N] int64. N must not be 0.
+
+    Top-5 counts the five (or, with fewer classes, all) most probable classes; of equal
+    probabilities the lower class id comes first, so that a constant model scores what it should.
+    Mean per-class recall averages over the classes that occur. Calibration error: expected
+    calibration error over 15 equal bins of confidence (Guo et al. 2017).
+    """
+    confidence, labels = probs.max(dim=1)
+    right = labels == targets
+    target_probs = probs.gather(1, targets[:, None])
+    class_ids = torch.arange(probs.shape[1])
+    ahead = (probs > target_probs) | ((probs == target_probs) & (class_ids < targets[:, None]))
+    return Accuracy(
+        top1=right.double().mean().item(),
+        top5=(ahead.sum(dim=1) < 5).double().mean().item(),
+        mean_class_recall=_mean_class_recall(right, targets, probs.shape[1]),
+        calibration_error=_calibration_error(confidence.double(), right.double()),
+    )
+
+
+def _mean_class_recall(right: Tensor, targets: Tensor, num_classes: int) -> float:
+    num_images = torch.bincount(targets, minlength=num_classes)
+    num_right = torch.bincount(targets[right], minlength=num_classes)
+    occurs = num_images > 0
+    return (num_right[occurs].double() / num_images[occurs]).mean().item()
+
+
+def _calibration_error(confidence: Tensor, right: Tensor) -> float:
+    bins = (confidence * NUM_CALIBRATION_BINS).ceil().clamp(1, NUM_CALIBRATION_BINS).long() - 1
+    zeros = torch.zeros(NUM_CALIBRATION_BINS, dtype=torch.float64)
+    gap = zeros.index_add(0, bins, confidence) - zeros.index_add(0, bins, right)
+    return (gap.abs().sum() / len(confidence)).item()
+
+
+def agreement_rate(votes: Votes) -> float:
+    """Share of U on which A and B name the same class; images not scored count as differing."""
+    valid = (votes.doubt <= LARGEST_DOUBT).all(dim=0)
+    return ((votes.labels[0] == votes.labels[1]) & valid).double().mean().item()
+
+
+def pseudo_label_accuracy(selected: PseudoLabeled, true_labels: Tensor) -> float | None:
+    """Share of an R that is labeled right; None where R is empty or true labels are unknown.
+
+    true_labels: [number of images] int64, by sample_id; -1 where unknown.
+    """
+    truth = true_labels[selected.sample_ids]
+    known = truth >= 0
+    if not known.any():
+        return None
+    return (selected.labels[known] == truth[known]).double().mean().item()

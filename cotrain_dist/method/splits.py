@@ -1,0 +1,79 @@
+"""The groups T, V, L_A, L_B and U, drawn per class from one seed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.errors import UserError
+from cotrain_dist.keys import keyed_generator
+
+
+class Group(IntEnum):
+    """The group of an image; names as in the paper (V is an addition)."""
+
+    T = 0
+    V = 1
+    L_A = 2
+    L_B = 3
+    U = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How much of each class goes where: a float is a fraction, an int a number of images.
+
+    U takes the rest. `labeled` is the share of L_A and, as much again, of L_B.
+    """
+
+    test: float | int
+    validation: float | int
+    labeled: float | int
+
+
+def draw_groups(class_ids: Tensor, class_names: Sequence[str], shares: Shares, seed: int) -> Tensor:
+    """The group of each image. class_ids: [N] int64 -> [N] int64 of `Group` values.
+
+    Each class has one permutation, keyed by seed and class name. T and then V are taken from its
+    front, L_A and L_B in turn from its back: so a larger labeled share holds every smaller one, and
+    T never moves. Raises UserError naming the classes that cannot fill every group.
+    """
+    groups = torch.full_like(class_ids, Group.U)
+    too_small = []
+    for class_id, name in enumerate(class_names):
+        members = (class_ids == class_id).nonzero().flatten()
+        counts = _class_counts(len(members), shares)
+        if counts is None:
+            too_small.append(f"{name} ({len(members)} images)")
+            continue
+        num_test, num_validation, num_labeled = counts
+        order = torch.randperm(len(members), generator=keyed_generator(seed, "groups", name))
+        members = members[order]
+        back = members.flip(0)
+        groups[members[:num_test]] = Group.T
+        groups[members[num_test : num_test + num_validation]] = Group.V
+        groups[back[0 : 2 * num_labeled : 2]] = Group.L_A
+        groups[back[1 : 2 * num_labeled : 2]] = Group.L_B
+    if too_small:
+        raise UserError(
+            "data.root",
+            ", ".join(too_small),
+            "each class needs an image in each of T, L_A, L_B, U (and V)",
+            "add images, leave these classes out, or change data.test_fraction, "
+            "data.labeled_fraction and data.validation_fraction",
+        )
+    return groups
+
+
+def _class_counts(num_images: int, shares: Shares) -> tuple[int, int, int] | None:
+    """Images of T, V and each L in a class; None where a group or U would be empty."""
+    num_test, num_validation, num_labeled = (
+        share if isinstance(share, int) else round(share * num_images)
+        for share in (shares.test, shares.validation, shares.labeled)
+    )
+    needed = [num_test, num_labeled, num_images - num_test - num_validation - 2 * num_labeled]
+    if shares.validation:
+        needed.append(num_validation)
+    return (num_test, num_validation, num_labeled) if min(needed) >= 1 else None

@@ -1,0 +1,58 @@
+"""How an epoch's samples are ordered and cut: into steps, ranks and micro-batches.
+
+Order and steps do not depend on the number of ranks; only the cut inside a step does.
+"""
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.keys import keyed_generator
+
+
+def spread(num_items: int, num_parts: int) -> list[int]:
+    """Sizes of parts that differ by at most one, the larger ones first.
+
+    >>> spread(7, 3)
+    [3, 2, 2]
+    """
+    size, larger = divmod(num_items, num_parts)
+    return [size + (part < larger) for part in range(num_parts)]
+
+
+def num_steps_of(num_samples: int, batch_size: int) -> int:
+    """ceil(N / batch_size): the optimizer steps of an epoch."""
+    return -(-num_samples // batch_size)
+
+
+def smallest_part(num_samples: int, batch_size: int, num_ranks: int, num_micro: int) -> int:
+    """Images in the smallest micro-batch that any rank meets in an epoch of N samples.
+
+    >>> smallest_part(65, 64, num_ranks=2, num_micro=1)
+    16
+    """
+    smallest_step = spread(num_samples, num_steps_of(num_samples, batch_size))[-1]
+    return smallest_step // num_ranks // num_micro
+
+
+def order_samples(num_samples: int, *key: int | str) -> Tensor:
+    """Keyed permutation of an epoch's samples, [N] int64."""
+    return torch.randperm(num_samples, generator=keyed_generator(*key))
+
+
+def split_into_steps(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
+    """The samples of each step: ceil(N / batch_size) parts whose sizes differ by at most one.
+
+    Nothing is dropped and no rest forms a tiny last batch, which batch normalization would meet
+    with one image.
+    """
+    return torch.split(order, spread(len(order), num_steps_of(len(order), batch_size)))
+
+
+def split_step(step: Tensor, num_ranks: int, num_micro: int) -> list[list[Tensor]]:
+    """The micro-batches of each rank in one step: [rank][micro-batch] -> [n] positions.
+
+    The one place that decides who sees which sample of a step; sizes differ by at most one over
+    ranks, and over the micro-batches of a rank.
+    """
+    ranks = torch.split(step, spread(len(step), num_ranks))
+    return [list(torch.split(rank, spread(len(rank), num_micro))) for rank in ranks]

@@ -1,0 +1,234 @@
+"""Models, optimizers and schedules from timm. The only importer of timm."""
+
+import copy
+import difflib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import timm.data
+import timm.models
+import timm.optim
+import timm.scheduler
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from cotrain_dist.config import CotrainConfig, ModelConfig, PretrainConfig, TrainConfig
+from cotrain_dist.data.stream import Transform
+from cotrain_dist.errors import UserError
+from cotrain_dist.keys import seeded
+from cotrain_dist.types import Role
+
+WARMUP_START_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How images become a model's input when measuring and labeling."""
+
+    image_size: int
+    center_crop_fraction: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def as_timm(self) -> dict[str, Any]:
+        """In timm's words, as in the config.json of a saved model."""
+        return {
+            "input_size": (3, self.image_size, self.image_size),
+            "interpolation": "bicubic",
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": self.center_crop_fraction,
+            "crop_mode": "center",
+        }
+
+    def eval_transform(self) -> Transform:
+        """Resize, center crop, normalize: timm's own, so that a saved model sees the same."""
+        transform: Transform = timm.data.create_transform(**self.as_timm(), is_training=False)
+        return transform
+
+
+def check_names(role: Role, config: ModelConfig, optimizer: str) -> None:
+    """Raise UserError for names that timm does not know, naming the nearest."""
+    if not timm.is_model(config.name):
+        raise UserError(
+            f"model_{role.value}.name",
+            config.name,
+            "is no model of timm",
+            _did_you_mean(config.name, timm.list_models()),
+        )
+    if optimizer not in timm.optim.list_optimizers():
+        raise UserError(
+            "train.optimizer",
+            optimizer,
+            "is no optimizer of timm",
+            _did_you_mean(optimizer, timm.optim.list_optimizers()),
+        )
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {' or '.join(nearest)}?" if nearest else f"try {known[0]}"
+
+
+def build_model(
+    config: ModelConfig, role: Role, class_names: Sequence[str], image_size: int, seed: int
+) -> nn.Module:
+    """The model of a role with its first weights, keyed by seed and role; on the CPU."""
+    with seeded(seed, "init", role.value):
+        try:
+            model = _create(config, len(class_names), image_size, pretrained=config.pretrained)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"model_{role.value}.name",
+                config.name,
+                f"cannot be built for {image_size} pixels ({str(error).splitlines()[0]})",
+                "check data.image_size, and the network if pretrained is true",
+            ) from error
+    if config.init_from:
+        _load_weights(model, Path(config.init_from), config, role, class_names)
+    return model
+
+
+def _create(
+    config: ModelConfig, num_classes: int, image_size: int, *, pretrained: bool = False
+) -> nn.Module:
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": config.drop_rate}
+    if config.drop_path_rate:
+        options["drop_path_rate"] = config.drop_path_rate
+    known = timm.models.get_pretrained_cfg(config.name)
+    if known is not None and known.fixed_input_size:
+        options["img_size"] = image_size
+    model: nn.Module = timm.create_model(config.name, pretrained=pretrained, **options)
+    return model
+
+
+def _load_weights(
+    model: nn.Module, folder: Path, config: ModelConfig, role: Role, class_names: Sequence[str]
+) -> None:
+    key = f"model_{role.value}.init_from"
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+        weights = safetensors.torch.load_file(folder / "model.safetensors")
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(
+            key,
+            folder,
+            f"holds no saved model ({error})",
+            "name a folder with model.safetensors and config.json, such as RUN/models/best",
+        ) from error
+    if saved.get("architecture") != config.name:
+        raise UserError(
+            key,
+            folder,
+            f"holds {saved.get('architecture')}, but model_{role.value}.name is {config.name}",
+            "make the two equal",
+        )
+    if list(saved.get("label_names", [])) != list(class_names):
+        raise UserError(
+            key, folder, "knows other classes than this data", "recycle it on data with its classes"
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            key,
+            folder,
+            f"does not fit the model ({str(error).splitlines()[0]})",
+            "use the data.image_size that it was trained with",
+        ) from error
+
+
+def preprocessing_of(
+    model: nn.Module, image_size: int, center_crop_fraction: float
+) -> Preprocessing:
+    """The model's own mean and standard deviation with the configured size."""
+    data_config = timm.data.resolve_model_data_config(model)
+    return Preprocessing(
+        image_size,
+        center_crop_fraction,
+        tuple(data_config["mean"]),
+        tuple(data_config["std"]),
+    )
+
+
+def operations_per_image(config: ModelConfig, image_size: int) -> float:
+    """Floating-point operations of one forward pass."""
+    with seeded("operations"):
+        model = _create(config, num_classes=10, image_size=image_size).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, image_size, image_size))
+    return float(counter.get_total_flops())
+
+
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, learning_rate: float
+) -> torch.optim.Optimizer:
+    """The optimizer of timm's factory, without weight decay on biases and normalization."""
+    optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(
+        model, opt=config.optimizer, lr=learning_rate, weight_decay=config.weight_decay
+    )
+    return optimizer
+
+
+class Schedule:
+    """timm's schedule as a pure function of progress: the rate at a fractional epoch."""
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        phase: PretrainConfig | CotrainConfig,
+    ) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = phase.learning_rate
+            group.pop("initial_lr", None)  # else a kept optimizer keeps the earlier phase's rate
+        self._optimizer = optimizer
+        self._schedule, _ = timm.scheduler.create_scheduler_v2(
+            optimizer,
+            sched=config.schedule,
+            num_epochs=max(phase.num_epochs, 1),
+            decay_epochs=max(phase.num_epochs / 3, 1),
+            min_lr=phase.min_learning_rate,
+            warmup_lr=min(WARMUP_START_RATE, phase.learning_rate),
+            warmup_epochs=phase.warmup_epochs,
+        )
+
+    def set_rate(self, progress_epochs: float) -> float:
+        """Set and return the rate after so many epochs of the phase."""
+        self._schedule.step(progress_epochs)
+        return float(self._optimizer.param_groups[0]["lr"])
+
+
+def save_model(
+    model: nn.Module,
+    folder: Path,
+    preprocessing: Preprocessing,
+    class_names: Sequence[str],
+    notes: dict[str, Any],
+) -> None:
+    """Write model.safetensors and config.json, which timm loads as `local-dir:FOLDER`.
+
+    notes: JSON values about the model's making, kept in config.json as `cotrain_dist`.
+    """
+    beside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    timm.models.save_for_hf(
+        # A copy: safetensors takes no channels-last tensors, and the model trains on as it is.
+        copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format),
+        beside,
+        model_config={
+            "pretrained_cfg": preprocessing.as_timm(),
+            "label_names": list(class_names),
+            "cotrain_dist": notes,
+        },
+        safe_serialization=True,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    beside.rename(folder)

@@ -1,0 +1,101 @@
+"""The run directory: where everything of a run lies (docs/run-directory.md)."""
+
+import fcntl
+import json
+import logging
+import secrets
+from pathlib import Path
+from typing import Any, TextIO
+
+from cotrain_dist.data.groups import GROUPS_FILE
+from cotrain_dist.errors import UserError
+from cotrain_dist.reporting.history import History
+
+
+class RunDirectory:
+    """Paths and small files of one run. Building one touches no disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.groups = path / GROUPS_FILE
+        self.checkpoints = path / "checkpoints"
+        self.models = path / "models"
+        self.history = History(path / "history.jsonl")
+        self._lock: TextIO | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Name that the run was given when it was made; checkpoints carry it."""
+        return str(self.read_json("run.json")["run_id"])
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first start, one more with every resume."""
+        return int(self.read_json("run.json")["attempt"])
+
+    def create(self, config_yaml: str) -> None:
+        """Make the directory. Raises UserError where anything lies there: nothing is replaced."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(
+                "output_dir",
+                self.path,
+                "exists already and is never written over",
+                f"go on with it (train --resume {self.path}), name another directory, or delete it",
+            )
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock()
+        self.config.write_text(config_yaml)
+        self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
+
+    def open_again(self) -> None:
+        """Take the directory for a resume."""
+        self.check_is_run()
+        self.lock()
+        self.write_json("run.json", {"run_id": self.run_id, "attempt": self.attempt + 1})
+
+    def check_is_run(self) -> None:
+        """Raise UserError unless a run lies here."""
+        if not self.config.is_file() or not (self.path / "run.json").is_file():
+            raise UserError(
+                "--resume",
+                self.path,
+                "is no run directory",
+                "name the output_dir of an earlier train",
+            )
+
+    def lock(self) -> None:
+        """Hold the directory until this process ends. Raises UserError if another one does."""
+        self._lock = (self.path / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                "output_dir",
+                self.path,
+                "is in use by a training that still runs",
+                "wait for it or end it",
+            ) from error
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a small file whole."""
+        beside = self.path / f"{name}.tmp"
+        beside.write_text(json.dumps(value, indent=1) + "\n")
+        beside.rename(self.path / name)
+
+    def read_json(self, name: str) -> Any:
+        """Read a small file."""
+        return json.loads((self.path / name).read_text())
+
+    def start_log(self, global_rank: int) -> None:
+        """Send this process's log lines to logs/rank-NNN.log, after those of earlier attempts."""
+        folder = self.path / "logs"
+        folder.mkdir(exist_ok=True)
+        handler = logging.FileHandler(folder / f"rank-{global_rank:03d}.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        package = logging.getLogger("cotrain_dist")
+        for old in [h for h in package.handlers if isinstance(h, logging.FileHandler)]:
+            package.removeHandler(old)
+            old.close()
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)

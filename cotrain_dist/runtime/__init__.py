@@ -1,0 +1,1 @@
+"""The edges to the machine: launcher, ranks, collectives, clocks and checkpoints."""

@@ -1,0 +1,209 @@
+"""The process among its peers: device, precision, role groups. The only importer of accelerate."""
+
+import os
+import platform
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from importlib.metadata import version
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+from torch import nn
+
+from cotrain_dist import __version__
+from cotrain_dist.config import Config
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
+from cotrain_dist.runtime.clock import Clock
+from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier, require_equal
+from cotrain_dist.runtime.heartbeat import Heartbeat
+from cotrain_dist.runtime.launch import check_environment, check_world, use_cpu
+from cotrain_dist.types import ROLES, Role
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
+
+
+@dataclass
+class Runtime:
+    """Where a process stands, whom it talks to, which roles it holds."""
+
+    accelerator: Accelerator
+    placement: Placement
+    rows: list[RankRow]
+    control: RankGroup
+    """All ranks, on the CPU: what crosses between the roles."""
+    role_groups: dict[Role, RankGroup]
+    """The role groups that this process is in, on the CPU: commits, sums, what is measured."""
+    gradient_handles: dict[Role, dist.ProcessGroup | None]
+    """The same ranks over the device's backend, for DDP; None where a role has one rank."""
+    heartbeat: Heartbeat | None
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of this process."""
+        return torch.device(self.accelerator.device)
+
+    @property
+    def global_rank(self) -> int:
+        """Rank among all processes."""
+        return self.control.index
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of all processes."""
+        return self.control.size
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this process writes the files that a run has once."""
+        return self.global_rank == 0
+
+    @property
+    def roles_here(self) -> tuple[Role, ...]:
+        """The roles this process holds: both in a world of one, else one."""
+        return self.placement.roles_of(self.global_rank)
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        """The model on this device, under the launcher's precision; not wrapped in DDP.
+
+        Accelerate's own DDP would span the whole world and make one model of A and B.
+        """
+        prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
+        return prepared
+
+    def wait_for_all(self) -> None:
+        """Collective over all ranks; what passes here is counted as idle."""
+        with self.clock.measure("idle"):
+            barrier(self.control)
+
+    def close(self) -> None:
+        """Collective over all ranks: end in order. The second barrier keeps the store alive."""
+        barrier(self.control)
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+            barrier(self.control)
+            dist.destroy_process_group()
+
+
+def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -> Runtime:
+    """Join the world that the launcher promised, or stand alone. Collective over all ranks.
+
+    Costs are operations an image of A and B. Raises UserError for a wrong start.
+    """
+    check_environment(os.environ)
+    on_cpu = use_cpu(config.device, os.environ, torch.cuda.device_count())
+    limit = timedelta(seconds=config.distributed.timeout_seconds)
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        rng_types=[],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
+    )
+    check_world(os.environ, accelerator.num_processes)
+    if accelerator.mixed_precision not in {"no", "bf16"}:
+        raise UserError(
+            "--mixed_precision",
+            accelerator.mixed_precision,
+            "is not supported: a gradient scaler would have to be shared by A and B",
+            "start with --mixed_precision bf16 or no",
+        )
+    control = _control_group(accelerator, config)
+    here = RankRow(control.index, socket.gethostname(), _device_name(accelerator))
+    rows = [RankRow(**row) for row in all_gather_json(asdict(here), control)]
+    check_devices(rows)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    require_equal(repr((config, placement, _versions())).encode(), "the start", control)
+    role_groups = _role_groups(placement, control, limit, backend="gloo")
+    # NCCL takes no CPU tensors, gloo is slow on GPUs: on GPUs a role has a group of each.
+    on_device = role_groups if on_cpu else _role_groups(placement, control, limit, backend=None)
+    return Runtime(
+        accelerator=accelerator,
+        placement=placement,
+        rows=rows,
+        control=control,
+        role_groups=role_groups,
+        gradient_handles={role: group.handle for role, group in on_device.items()},
+        heartbeat=_start_heartbeat(control, rows, placement, config),
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _device_name(accelerator: Accelerator) -> str:
+    device = torch.device(accelerator.device)
+    if device.type != "cuda":
+        return str(device.type)
+    # Not the index: a scheduler may show each process another GPU as cuda:0.
+    return f"cuda {torch.cuda.get_device_properties(device).uuid}"
+
+
+def _control_group(accelerator: Accelerator, config: Config) -> RankGroup:
+    ranks = tuple(range(accelerator.num_processes))
+    if len(ranks) == 1:
+        return RankGroup("control", ranks, 0)
+    # The roles may differ by hours in an epoch, so this limit is long; the heartbeat is short.
+    limit = timedelta(seconds=config.distributed.wait_for_peer_seconds)
+    handle = _new_group(ranks, "gloo", limit, "control")
+    return RankGroup("control", ranks, accelerator.process_index, handle)
+
+
+def _new_group(
+    ranks: Sequence[int], backend: str | None, limit: timedelta, name: str
+) -> dist.ProcessGroup | None:
+    """Collective over all ranks. The limit is given each time: groups do not inherit it."""
+    handle = dist.new_group(list(ranks), backend=backend, timeout=limit, group_desc=name)
+    return handle if isinstance(handle, dist.ProcessGroup) else None  # a stranger gets a number
+
+
+def _role_groups(
+    placement: Placement, control: RankGroup, limit: timedelta, backend: str | None
+) -> dict[Role, RankGroup]:
+    """Collective over all ranks: every rank builds every group, in one order, as torch demands."""
+    groups = {}
+    for role in ROLES:
+        ranks = placement.ranks_of(role)
+        handle = None
+        if len(ranks) > 1:
+            handle = _new_group(ranks, backend, limit, f"role {role.name}")
+        if control.index in ranks:
+            groups[role] = RankGroup(f"role {role.name}", ranks, ranks.index(control.index), handle)
+    return groups
+
+
+def _start_heartbeat(
+    control: RankGroup, rows: list[RankRow], placement: Placement, config: Config
+) -> Heartbeat | None:
+    if control.handle is None:
+        return None
+    labels = [
+        f"rank {row.global_rank} "
+        f"(role {placement.roles_of(row.global_rank)[0].name}, node {row.node})"
+        for row in rows
+    ]
+    heartbeat = Heartbeat(control.index, labels, config.distributed.lost_after_seconds)
+    barrier(control)
+    heartbeat.start()
+    return heartbeat
+
+
+def describe_environment(rt: Runtime) -> dict[str, object]:
+    """Versions, machines and ranks: what environment.json holds."""
+    return {
+        "cotrain_dist": __version__,
+        "python": platform.python_version(),
+        **_versions(),
+        "platform": platform.platform(),
+        "num_threads_per_rank": torch.get_num_threads(),
+        "precision": rt.accelerator.mixed_precision,
+        "distributed": str(rt.accelerator.distributed_type.value),
+        "ranks": [
+            asdict(row) | {"roles": [role.value for role in rt.placement.roles_of(row.global_rank)]}
+            for row in rt.rows
+        ],
+    }

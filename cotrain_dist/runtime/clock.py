@@ -1,0 +1,28 @@
+"""Seconds spent in each phase of an epoch."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """Sums wall-clock seconds by phase until they are taken."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Add the block's seconds to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
+
+    def take(self) -> dict[str, float]:
+        """Seconds by phase since the last call, rounded to milliseconds."""
+        taken = {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
+        self._seconds = {}
+        return taken

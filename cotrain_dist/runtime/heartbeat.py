@@ -1,0 +1,89 @@
+"""Notice a lost rank while nobody communicates.
+
+Within an epoch the roles do not meet, so a collective of one role says nothing about the other. A
+thread of each rank writes a counter to the launcher's key-value store and watches the others'.
+"""
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from cotrain_dist.errors import EXIT_PEER_LOST
+
+logger = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Beats and watches until `stop`; ends the process with EXIT_PEER_LOST when a rank is silent.
+
+    A thread cannot interrupt a collective, so it ends the process; epochs are committed already.
+    """
+
+    def __init__(self, global_rank: int, labels: Sequence[str], lost_after_seconds: float) -> None:
+        self._rank, self._labels = global_rank, list(labels)
+        self._lost_after = lost_after_seconds
+        self._interval = min(lost_after_seconds / 5, 5.0)
+        self._stopped = threading.Event()
+        self._beats = 0
+        # An own connection: the default group's store is not public and may block in a rendezvous.
+        self._store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=lost_after_seconds),
+        )
+        self._beat()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch; every rank must have been built by then."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        self._thread.join(timeout=self._lost_after)
+
+    def _key(self, rank: int) -> str:
+        return f"cotrain_dist/beat/{rank}"
+
+    def _beat(self) -> None:
+        self._beats += 1
+        self._store.set(self._key(self._rank), str(self._beats))
+
+    def _run(self) -> None:
+        keys = [self._key(rank) for rank in range(len(self._labels))]
+        last_values: list[bytes] = [b""] * len(keys)
+        last_seen = [time.monotonic()] * len(keys)
+        while not self._stopped.wait(self._interval):
+            try:
+                self._beat()
+                values = self._store.multi_get(keys)
+            except dist.DistError as error:
+                if not self._stopped.is_set():
+                    self._give_up(f"the store of rank 0's node ({self._labels[0]})", str(error))
+                return
+            now = time.monotonic()
+            for rank, value in enumerate(values):
+                if value != last_values[rank]:
+                    last_values[rank], last_seen[rank] = value, now
+                elif now - last_seen[rank] > self._lost_after and not self._stopped.is_set():
+                    self._give_up(self._labels[rank], "no sign of life")
+
+    def _give_up(self, what: str, why: str) -> None:
+        message = (
+            f"{self._labels[self._rank]}: lost {what} ({why.splitlines()[0]}; "
+            f"distributed.lost_after_seconds is {self._lost_after:g}). Ending; go on with "
+            "train --resume from the last committed epoch."
+        )
+        logger.error(message)
+        print(message, file=sys.stderr, flush=True)
+        logging.shutdown()
+        os._exit(EXIT_PEER_LOST)

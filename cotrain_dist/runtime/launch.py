@@ -1,0 +1,79 @@
+"""What the launcher promised: refuse to start where each process would train alone, unaware."""
+
+from collections.abc import Mapping
+
+from cotrain_dist.errors import UserError
+
+MULTI_GPU_HINT = (
+    "start with accelerate launch --multi_gpu --num_processes N (on a CPU as well), or with "
+    "torchrun --nproc-per-node N"
+)
+
+
+def check_environment(environ: Mapping[str, str]) -> None:
+    """Raise UserError where a launcher meant several processes but told this one of no world.
+
+    Called before any process group exists. `environ` is os.environ.
+    """
+    if "WORLD_SIZE" in environ:
+        return
+    if _is_true(environ.get("ACCELERATE_USE_CPU", "")) and "MASTER_ADDR" in environ:
+        raise UserError(
+            "accelerate launch --cpu",
+            f"MASTER_ADDR={environ['MASTER_ADDR']}",
+            "the launcher started one process of several, and each would train alone",
+            MULTI_GPU_HINT,
+        )
+    for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+        num_tasks = environ.get(name, "1")
+        if num_tasks.isdigit() and int(num_tasks) > 1:
+            raise UserError(
+                name,
+                num_tasks,
+                "this process is one of several, but WORLD_SIZE is not set: each would train alone",
+                f"run one launcher a node ({MULTI_GPU_HINT}), or unset {name} to train in "
+                "one process on purpose",
+            )
+
+
+def check_world(environ: Mapping[str, str], num_ranks: int) -> None:
+    """Raise UserError where Accelerate sees another world than the launcher promised."""
+    promised = environ.get("WORLD_SIZE", "1")
+    if promised != str(num_ranks):
+        raise UserError(
+            "WORLD_SIZE",
+            promised,
+            f"Accelerate sees a world of {num_ranks} process(es), so ranks would train alone",
+            f"set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as well, or {MULTI_GPU_HINT}",
+        )
+
+
+def use_cpu(device: str, environ: Mapping[str, str], num_gpus: int) -> bool:
+    """Whether this run stays on CPUs: the one place where the device is decided.
+
+    `device` is the setting: auto, cpu or cuda. Raises UserError where cuda cannot be had, or where
+    a node starts more processes than it has GPUs.
+    """
+    launcher_cpu = _is_true(environ.get("ACCELERATE_USE_CPU", ""))
+    if device == "cpu" or (device == "auto" and (launcher_cpu or num_gpus == 0)):
+        return True
+    if num_gpus == 0 or launcher_cpu:
+        raise UserError(
+            "device",
+            device,
+            "the launcher was told to use CPUs" if launcher_cpu else "this node shows no GPU",
+            "give --device auto or --device cpu",
+        )
+    num_local = int(environ.get("LOCAL_WORLD_SIZE", "1"))
+    if num_local > num_gpus:
+        raise UserError(
+            "device",
+            device,
+            f"{num_local} processes on this node would share {num_gpus} GPU(s)",
+            f"start {num_gpus} process(es) a node, or give --device cpu",
+        )
+    return False
+
+
+def _is_true(value: str) -> bool:
+    return value.lower() in {"1", "true", "yes", "on"}

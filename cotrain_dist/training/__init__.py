@@ -1,0 +1,1 @@
+"""The two steps of the method, and the passes they are made of."""

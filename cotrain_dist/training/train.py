@@ -1,0 +1,238 @@
+"""A whole training: groups, Step 1, Step 2, and the models it leaves."""
+
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cotrain_dist.config import Config, ModelConfig
+from cotrain_dist.data.groups import (
+    GroupTable,
+    draw_group_table,
+    load_group_table,
+    parse_group_table,
+)
+from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.scores import MAX_CLASSES
+from cotrain_dist.method.splits import Group
+from cotrain_dist.models import check_names, operations_per_image
+from cotrain_dist.reporting.progress import Reporter
+from cotrain_dist.reporting.run_directory import RunDirectory
+from cotrain_dist.reporting.tables import before_and_after
+from cotrain_dist.runtime.accelerator import Runtime, describe_environment, start_runtime
+from cotrain_dist.runtime.collectives import (
+    all_gather_json,
+    broadcast_bytes,
+    broadcast_json,
+    together,
+)
+from cotrain_dist.training.commits import CotrainState, last_cotrain_commit, restore_cotrain
+from cotrain_dist.training.cotrain import cotrain, start_state
+from cotrain_dist.training.experiment import Experiment
+from cotrain_dist.training.pretrain import pretrain
+from cotrain_dist.training.publish import save_better_of_last_epoch
+from cotrain_dist.training.steps import check_parts
+from cotrain_dist.training.student import Student, build_student, start_phase
+from cotrain_dist.types import Role
+
+FREE_ON_RESUME = (
+    *("output_dir", "device", "placement", "distributed"),
+    *("data.root", "data.num_workers", "data.groups_from"),
+)
+"""Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
+
+
+def train(config: Config, config_yaml: str, *, resume: bool) -> None:
+    """Train from the start, or go on from the last commit. Collective over all ranks.
+
+    config_yaml: the resolved settings, kept in the run directory.
+    """
+    for role in (Role.A, Role.B):
+        check_names(role, _model_config(config, role), config.train.optimizer)
+    cost_a, cost_b = _costs(config)
+    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    exp = open_experiment(config, config_yaml, rt, resume=resume)
+    students = [build_student(role, exp) for role in rt.roles_here]
+    state = reach_step_two(students, exp)
+    cotrain(students, state, exp)
+    finish(students, exp)
+    rt.close()
+
+
+def _model_config(config: Config, role: Role) -> ModelConfig:
+    return config.model_a if role is Role.A else config.model_b
+
+
+def _costs(config: Config) -> tuple[float, float]:
+    """Operations an image of A and B; not counted where the models are the same."""
+    if config.model_a.name == config.model_b.name:
+        return 1.0, 1.0
+    size = config.data.image_size
+    return (
+        operations_per_image(config.model_a, size),
+        operations_per_image(config.model_b, size),
+    )
+
+
+def open_experiment(config: Config, config_yaml: str, rt: Runtime, *, resume: bool) -> Experiment:
+    """Check the data, then make or take the run directory: a mistake leaves nothing behind.
+
+    Collective over all ranks.
+    """
+    run = RunDirectory(Path(config.output_dir))
+    reporter = Reporter(show=rt.is_lead)
+    if rt.is_lead and not resume:
+        reporter.say("listing images and drawing groups")
+    content = together(lambda: _groups_on_lead(config, rt, run, resume), rt.control)
+    table = parse_group_table(broadcast_bytes(content, rt.control))
+    read = together(lambda: image_reader(config.data, table.listing), rt.control)
+    together(lambda: _check_table(table, config, rt), rt.control)
+    together(lambda: _take_directory(run, rt, config_yaml, content, resume), rt.control)
+    run.start_log(rt.global_rank)
+    exp = Experiment(
+        config=config,
+        config_digest=config_digest(config),
+        data_digest=table.digest(),
+        rt=rt,
+        table=table,
+        read=read,
+        run=run,
+        reporter=reporter,
+    )
+    _introduce(exp)
+    return exp
+
+
+def _groups_on_lead(config: Config, rt: Runtime, run: RunDirectory, resume: bool) -> bytes:
+    """groups.parquet: of this run, of another one, or drawn; empty on the other ranks."""
+    if not rt.is_lead:
+        return b""
+    if resume:
+        run.check_is_run()
+        return load_group_table(run.groups).to_parquet()
+    if config.data.groups_from:
+        return load_group_table(Path(config.data.groups_from)).to_parquet()
+    return draw_group_table(list_images(config.data), config.data, config.seed).to_parquet()
+
+
+def _check_table(table: GroupTable, config: Config, rt: Runtime) -> None:
+    """Raise UserError where the groups cannot be trained on as configured."""
+    if table.listing.source != config.data.source:
+        raise UserError(
+            "data.groups_from",
+            config.data.groups_from,
+            f"holds groups of {table.listing.source}, data.source is {config.data.source}",
+            "make the two equal",
+        )
+    if len(table.class_names) > MAX_CLASSES:
+        raise UserError(
+            "data.root",
+            config.data.root,
+            f"has {len(table.class_names)} classes, a vote's label has 16 bits",
+            f"use at most {MAX_CLASSES} classes",
+        )
+    if bool(config.data.validation_fraction) != bool(len(table.sample_ids(Group.V))):
+        raise UserError(
+            "data.validation_fraction",
+            config.data.validation_fraction,
+            f"the groups taken over hold {len(table.sample_ids(Group.V))} images of V",
+            "give the fraction that they were drawn with",
+        )
+    for role, group in ((Role.A, Group.L_A), (Role.B, Group.L_B)):
+        num_labeled = len(table.sample_ids(group))
+        check_parts(num_labeled, role, len(rt.placement.ranks_of(role)), config)
+
+
+def _take_directory(
+    run: RunDirectory, rt: Runtime, config_yaml: str, groups: bytes, resume: bool
+) -> None:
+    if not rt.is_lead:
+        return
+    if resume:
+        run.open_again()
+    else:
+        run.create(config_yaml)
+        run.groups.write_bytes(groups)
+    suffix = f"-{run.attempt}" if resume else ""
+    run.write_json(f"environment{suffix}.json", describe_environment(rt))
+
+
+def config_digest(config: Config) -> str:
+    """SHA-256 over all settings that decide a result."""
+    settings = {
+        key: value for key, value in flatten(asdict(config)).items() if not is_free_on_resume(key)
+    }
+    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as dotted keys.
+
+    >>> flatten({"seed": 0, "selection": {"threshold": 0.8}})
+    {'seed': 0, 'selection.threshold': 0.8}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def is_free_on_resume(key: str) -> bool:
+    """Whether a resume may change this setting."""
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
+
+
+def _introduce(exp: Experiment) -> None:
+    rt, table = exp.rt, exp.table
+    sizes = ", ".join(f"{group.name} {len(table.sample_ids(group))}" for group in Group)
+    exp.reporter.say(
+        f"run {exp.run.path}, attempt {exp.run.attempt}: {len(table.class_names)} classes, {sizes}"
+    )
+    exp.reporter.say(
+        f"{rt.num_ranks} process(es) on {rt.device.type}: "
+        f"A ({exp.config.model_a.name}) on rank(s) {list(rt.placement.ranks_a)}, "
+        f"B ({exp.config.model_b.name}) on {list(rt.placement.ranks_b)}"
+    )
+
+
+def reach_step_two(students: list[Student], exp: Experiment) -> CotrainState:
+    """Step 1, or what is left of it, and the start of Step 2; or the last commit of Step 2.
+
+    Collective over all ranks.
+    """
+    config = exp.config
+    fresh = config.cotrain.optimizer == "fresh"
+    folder = together(lambda: last_cotrain_commit(exp), exp.rt.control)
+    if folder is not None:
+        for student in students:
+            start_phase(student, config.train, config.cotrain, fresh=fresh)
+        return together(lambda: restore_cotrain(students, folder, exp), exp.rt.control)
+    own_records = {student.role.value: pretrain(student, exp).records for student in students}
+    records: dict[str, list[dict[str, Any]]] = {}
+    exp.rt.wait_for_all()
+    for part in all_gather_json(own_records, exp.rt.control):
+        records |= {name: lines for name, lines in part.items() if lines}
+    if exp.rt.is_lead:
+        exp.run.history.cut_after(0)  # of an attempt that ended right here
+        for name in sorted(records):
+            for record in records[name]:
+                exp.run.history.append(record)
+    for student in students:
+        start_phase(student, config.train, config.cotrain, fresh=fresh)
+    return start_state(students, exp)
+
+
+def finish(students: list[Student], exp: Experiment) -> None:
+    """models/best, and the table on the lead rank. Collective over all ranks."""
+    history = exp.run.history.read() if exp.rt.is_lead else []
+    last = broadcast_json(history[-1] if history else None, exp.rt.control)
+    if not exp.config.data.validation_fraction:
+        save_better_of_last_epoch(students, last["test"], last["epoch"], exp)
+    exp.rt.wait_for_all()
+    if exp.rt.is_lead:
+        exp.reporter.print(before_and_after(history))
+        exp.reporter.say(f"models: {exp.run.models}/a, b and best")

@@ -1,0 +1,72 @@
+"""What passes between the parts: frozen records without logic."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+class Role(Enum):
+    """One of the two models; its value names files and keys."""
+
+    A = "a"
+    B = "b"
+
+    @property
+    def peer(self) -> "Role":
+        """The other role."""
+        return Role.B if self is Role.A else Role.A
+
+    @property
+    def index(self) -> int:
+        """Row of this role in tensors that hold both: A is 0, B is 1."""
+        return 0 if self is Role.A else 1
+
+
+ROLES = (Role.A, Role.B)
+
+
+@dataclass(frozen=True)
+class Votes:
+    """What models say about N images of U, in the order of U.
+
+    labels: [..., N] uint16, the top class. doubt: [..., N] int16, the code of 1 - confidence
+    (`method.scores.encode_doubt`): smaller is surer. Leading dimension 2: A, B.
+    """
+
+    labels: Tensor
+    doubt: Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """R_A and R_B as masks over U: a and b are [N] bool and never both true."""
+
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class PseudoLabeled:
+    """One R: sample_ids [K] int64 in ascending order and labels [K] int64."""
+
+    sample_ids: Tensor
+    labels: Tensor
+
+    @classmethod
+    def empty(cls) -> "PseudoLabeled":
+        """An R of no images."""
+        return cls(torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """R_A and R_B of one epoch with their pseudo-labels, equal on every rank."""
+
+    a: PseudoLabeled
+    b: PseudoLabeled
+
+    def selected_by(self, role: Role) -> PseudoLabeled:
+        """R_A for role A, R_B for role B."""
+        return self.a if role is Role.A else self.b
