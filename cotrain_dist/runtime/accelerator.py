@@ -95,15 +95,16 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
 
     Costs are operations an image of A and B. Raises UserError for a wrong start.
     """
-    check_environment(os.environ)
-    on_cpu = use_cpu(config.device, os.environ, torch.cuda.device_count())
+    environ = dict(os.environ)  # Accelerate writes its own view of the world over WORLD_SIZE
+    check_environment(environ)
+    on_cpu = use_cpu(config.device, environ, torch.cuda.device_count())
     limit = timedelta(seconds=config.distributed.timeout_seconds)
     accelerator = Accelerator(
         cpu=on_cpu,
         rng_types=[],
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
-    check_world(os.environ, accelerator.num_processes)
+    check_world(environ, accelerator.num_processes)
     if accelerator.mixed_precision not in {"no", "bf16"}:
         raise UserError(
             "--mixed_precision",

@@ -16,6 +16,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
     Called before any process group exists. `environ` is os.environ.
     """
     if "WORLD_SIZE" in environ:
+        _check_rendezvous(environ)
         return
     if _is_true(environ.get("ACCELERATE_USE_CPU", "")) and "MASTER_ADDR" in environ:
         raise UserError(
@@ -36,6 +37,18 @@ def check_environment(environ: Mapping[str, str]) -> None:
             )
 
 
+def _check_rendezvous(environ: Mapping[str, str]) -> None:
+    names = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in names if name not in environ]
+    if environ["WORLD_SIZE"] != "1" and missing:
+        raise UserError(
+            "WORLD_SIZE",
+            environ["WORLD_SIZE"],
+            f"{', '.join(missing)} not set, so the ranks would not find each other",
+            MULTI_GPU_HINT,
+        )
+
+
 def check_world(environ: Mapping[str, str], num_ranks: int) -> None:
     """Raise UserError where Accelerate sees another world than the launcher promised."""
     promised = environ.get("WORLD_SIZE", "1")
@@ -44,7 +57,7 @@ def check_world(environ: Mapping[str, str], num_ranks: int) -> None:
             "WORLD_SIZE",
             promised,
             f"Accelerate sees a world of {num_ranks} process(es), so ranks would train alone",
-            f"set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as well, or {MULTI_GPU_HINT}",
+            f"build no Accelerator before; {MULTI_GPU_HINT}",
         )
 
 

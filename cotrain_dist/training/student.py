@@ -12,7 +12,6 @@ from cotrain_dist.data.stream import Transform, train_transform
 from cotrain_dist.models import (
     Preprocessing,
     Schedule,
-    build_model,
     build_optimizer,
     preprocessing_of,
 )
@@ -43,12 +42,9 @@ class Student:
         return self.group.index == 0
 
 
-def build_student(role: Role, exp: Experiment) -> Student:
-    """The student of a role with its first weights, ready for pre-training."""
-    config = exp.config
-    data = config.data
-    model_config = config.model_a if role is Role.A else config.model_b
-    model = build_model(model_config, role, exp.table.class_names, data.image_size, config.seed)
+def build_student(role: Role, model: nn.Module, exp: Experiment) -> Student:
+    """A model as the student of a role, ready for pre-training. Collective over the role group."""
+    config, data = exp.config, exp.config.data
     preprocessing = preprocessing_of(model, data.image_size, data.center_crop_fraction)
     eval_transform = preprocessing.eval_transform()
     augment = train_transform(data, preprocessing.mean, preprocessing.std)

@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from cotrain_dist.config import Config, ModelConfig
 from cotrain_dist.data.groups import (
     GroupTable,
@@ -16,7 +18,7 @@ from cotrain_dist.data.sources import image_reader, list_images
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.scores import MAX_CLASSES
 from cotrain_dist.method.splits import Group
-from cotrain_dist.models import check_names, operations_per_image
+from cotrain_dist.models import build_model, check_names, operations_per_image
 from cotrain_dist.reporting.progress import Reporter
 from cotrain_dist.reporting.run_directory import RunDirectory
 from cotrain_dist.reporting.tables import before_and_after
@@ -52,8 +54,12 @@ def train(config: Config, config_yaml: str, *, resume: bool) -> None:
         check_names(role, _model_config(config, role), config.train.optimizer)
     cost_a, cost_b = _costs(config)
     rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
-    exp = open_experiment(config, config_yaml, rt, resume=resume)
-    students = [build_student(role, exp) for role in rt.roles_here]
+    exp = prepare_experiment(config, rt, resume=resume)
+    models = together(lambda: _first_models(exp), rt.control)
+    together(lambda: _take_directory(exp, config_yaml, resume), rt.control)
+    exp.run.start_log(rt.global_rank)
+    _introduce(exp)
+    students = [build_student(role, model, exp) for role, model in models.items()]
     state = reach_step_two(students, exp)
     cotrain(students, state, exp)
     finish(students, exp)
@@ -75,8 +81,8 @@ def _costs(config: Config) -> tuple[float, float]:
     )
 
 
-def open_experiment(config: Config, config_yaml: str, rt: Runtime, *, resume: bool) -> Experiment:
-    """Check the data, then make or take the run directory: a mistake leaves nothing behind.
+def prepare_experiment(config: Config, rt: Runtime, *, resume: bool) -> Experiment:
+    """List and check the data, draw or read the groups; nothing is written yet.
 
     Collective over all ranks.
     """
@@ -88,9 +94,7 @@ def open_experiment(config: Config, config_yaml: str, rt: Runtime, *, resume: bo
     table = parse_group_table(broadcast_bytes(content, rt.control))
     read = together(lambda: image_reader(config.data, table.listing), rt.control)
     together(lambda: _check_table(table, config, rt), rt.control)
-    together(lambda: _take_directory(run, rt, config_yaml, content, resume), rt.control)
-    run.start_log(rt.global_rank)
-    exp = Experiment(
+    return Experiment(
         config=config,
         config_digest=config_digest(config),
         data_digest=table.digest(),
@@ -100,8 +104,21 @@ def open_experiment(config: Config, config_yaml: str, rt: Runtime, *, resume: bo
         run=run,
         reporter=reporter,
     )
-    _introduce(exp)
-    return exp
+
+
+def _first_models(exp: Experiment) -> dict[Role, nn.Module]:
+    """The models of the roles held here, before a file is written: names and files may be wrong."""
+    data = exp.config.data
+    return {
+        role: build_model(
+            _model_config(exp.config, role),
+            role,
+            exp.table.class_names,
+            data.image_size,
+            exp.config.seed,
+        )
+        for role in exp.rt.roles_here
+    }
 
 
 def _groups_on_lead(config: Config, rt: Runtime, run: RunDirectory, resume: bool) -> bytes:
@@ -144,18 +161,18 @@ def _check_table(table: GroupTable, config: Config, rt: Runtime) -> None:
         check_parts(num_labeled, role, len(rt.placement.ranks_of(role)), config)
 
 
-def _take_directory(
-    run: RunDirectory, rt: Runtime, config_yaml: str, groups: bytes, resume: bool
-) -> None:
-    if not rt.is_lead:
+def _take_directory(exp: Experiment, config_yaml: str, resume: bool) -> None:
+    """On the lead rank: make the run directory, or take it again."""
+    run = exp.run
+    if not exp.rt.is_lead:
         return
     if resume:
         run.open_again()
     else:
         run.create(config_yaml)
-        run.groups.write_bytes(groups)
+        run.groups.write_bytes(exp.table.to_parquet())
     suffix = f"-{run.attempt}" if resume else ""
-    run.write_json(f"environment{suffix}.json", describe_environment(rt))
+    run.write_json(f"environment{suffix}.json", describe_environment(exp.rt))
 
 
 def config_digest(config: Config) -> str:

@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN = .venv/bin
+LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: setup lint test demo
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/python tests/uncovered_user_errors.py
+
+demo: setup
+	OMP_NUM_THREADS=1 $(LAUNCH) --num_processes 2 -m cotrain_dist train --config configs/digits.yaml \
+	  --output_dir runs/demo-$$(date +%Y%m%d-%H%M%S)

@@ -1,0 +1,119 @@
+"""Rules of the house: layers, sizes, the README's map, and what importing costs."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "cotrain_dist"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LAYERS = ("errors", "config", "types", "keys", "method", "runtime", "data", "models")
+LAYERS += ("reporting", "training", "cli")
+"""From low to high: a file imports from its own layer and from lower ones."""
+
+ENTRY_POINTS = ("__init__", "__main__")
+
+
+def layer_of(dotted: str) -> int:
+    return LAYERS.index(dotted.split(".")[1])
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cotrain_dist."):
+            yield node.module or ""
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names if a.name.startswith("cotrain_dist."))
+
+
+def dotted_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def test_every_file_imports_from_its_own_or_lower_layers_only() -> None:
+    num_imports = 0
+    for path in MODULES:
+        if path.parent == PACKAGE and path.stem in ENTRY_POINTS:
+            continue
+        for module in imported_modules(path):
+            num_imports += 1
+            assert layer_of(module) <= layer_of(dotted_name(path)), f"{path.name} imports {module}"
+    assert num_imports > 50
+
+
+@pytest.mark.parametrize(
+    ("library", "only"), [("accelerate", "runtime/accelerator.py"), ("timm", "models.py")]
+)
+def test_a_library_has_one_importer(library: str, only: str) -> None:
+    pattern = re.compile(rf"^\s*(import|from) {library}\b", re.MULTILINE)
+    importers = [str(p.relative_to(PACKAGE)) for p in MODULES if pattern.search(p.read_text())]
+    assert importers == [only]
+
+
+def test_the_method_touches_no_rank_file_or_clock() -> None:
+    banned = {"torch.distributed", "pathlib", "os", "time", "accelerate", "random", "logging"}
+    files = sorted((PACKAGE / "method").glob("*.py"))
+    assert len(files) > 5
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not banned & {alias.name for alias in node.names}, path.name
+            if isinstance(node, ast.ImportFrom):
+                assert node.module not in banned, path.name
+
+
+def test_no_file_is_over_400_lines_and_no_function_over_60() -> None:
+    num_functions = 0
+    for path in MODULES:
+        text = path.read_text()
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                num_functions += 1
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+    assert num_functions > 100
+
+
+def test_nothing_executes_what_it_reads() -> None:
+    banned = re.compile(
+        r"\bpickle\b|torch\.load\(|_object\(|object_list\(|trust_remote_code=True|yaml\.load\("
+        r"|(?<![\w.])(eval|exec)\("
+    )
+    for path in MODULES:
+        for line in path.read_text().splitlines():
+            assert not banned.search(line), f"{path}: {line}"
+
+
+def test_the_readme_map_names_every_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    code_map = readme[readme.index("## The code") :]
+    named = set(re.findall(r"[\w/]+\.py", code_map))
+    modules = {str(path.relative_to(PACKAGE)) for path in MODULES if path.stem != "__init__"}
+    assert named == modules
+
+
+def test_the_config_and_the_command_line_load_without_torch() -> None:
+    script = (
+        "import sys, cotrain_dist.cli.main, cotrain_dist.config;"
+        "print(sorted({'torch', 'timm', 'datasets', 'accelerate'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_file_parses_and_states_its_command(path: Path) -> None:
+    from cotrain_dist.cli.parsing import parse_config
+
+    parse_config(["--config", str(path)], "cotrain-dist train")
+    head = path.read_text().split("data:")[0]
+    assert f"--config configs/{path.name}" in head
