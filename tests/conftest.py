@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ranks import close_ranks
+from ranks import close_ranks, run_ranks, tiny_config, train_run
 
 IMAGES_PER_CLASS = 30
 
@@ -30,3 +30,21 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for index, pixels in enumerate(images):
             Image.fromarray((pixels * (255 / 16)).astype("uint8")).save(folder / f"{index:02d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def pretrained(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models folder of a run of Step 1: `a` is test_resnet, `b` test_efficientnet.
+
+    They fit their own labels, disagree on U, and each is surer than the other on some of it.
+    """
+    tmp_path = tmp_path_factory.mktemp("pretrained")
+    config = tiny_config(
+        digits_folder,
+        tmp_path / "run",
+        model_b={"name": "test_efficientnet"},
+        pretrain={"num_epochs": 10},
+        cotrain={"num_epochs": 0},
+    )
+    run_ranks(train_run, 1, tmp_path, config)
+    return tmp_path / "run" / "models"

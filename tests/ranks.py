@@ -340,3 +340,24 @@ def train_run(config: Config, resume: bool = False) -> None:
 def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
     """Content of files of a run by name; every one must be there."""
     return {name: (folder / name).read_bytes() for name in names}
+
+
+def build_students(config: Config) -> tuple[list[Any], Any]:
+    """In a body: the students this rank holds, with their first weights, and the experiment.
+
+    No run directory is made. End with `exp.rt.close()`.
+    """
+    from cotrain_dist.models import build_model
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.training.student import build_student
+    from cotrain_dist.training.train import prepare_experiment
+    from cotrain_dist.types import Role
+
+    exp = prepare_experiment(config, start_runtime(config), resume=False)
+    students = []
+    for role in exp.rt.roles_here:
+        settings = config.model_a if role is Role.A else config.model_b
+        names, size = exp.table.class_names, config.data.image_size
+        model = build_model(settings, role, names, size, config.seed)
+        students.append(build_student(role, model, exp))
+    return students, exp

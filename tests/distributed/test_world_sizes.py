@@ -1,0 +1,148 @@
+"""From the same weights, 1, 2, 3 and 4 processes see the same: votes on U, R_A and R_B, figures on T.
+
+Bytes are compared, not closeness. Every rank has one thread: more would add in another order.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from ranks import build_students, run_ranks, tiny_config
+
+from cotrain_dist.config import Config, PoolConfig
+from cotrain_dist.method.placement import chunks_of_rank
+from cotrain_dist.method.splits import Group
+from cotrain_dist.training import evaluate
+from cotrain_dist.training.pool import exchange_selected, vote_on_pool
+from cotrain_dist.types import ROLES, Exchange
+
+# 50 images of T and 170 of U are whole numbers of these chunks in no world.
+CHUNK_SIZE = 8
+WORLDS = {"1": None, "2": None, "3": None, "4": None, "4, one for A": [0], "3, one for A": [1]}
+
+
+def _config(pretrained: Path, root: Path, ranks_a: list[int] | None = None) -> Config:
+    return tiny_config(
+        root,
+        Path("never-made"),
+        model_a={"name": "test_resnet", "init_from": str(pretrained / "a")},
+        model_b={"name": "test_efficientnet", "init_from": str(pretrained / "b")},
+        pretrain={"num_epochs": 0},
+        pool={"chunk_size": CHUNK_SIZE},
+        placement={"ranks_a": ranks_a},
+    )
+
+
+def _see(config: Config) -> dict[str, Any]:
+    """What this rank knows after both passes, as bytes and bits."""
+    students, exp = build_students(config)
+    votes = vote_on_pool(students, exp)
+    exchanged = exchange_selected(votes, exp)
+    with mock.patch.object(
+        evaluate, "measure_accuracy", side_effect=evaluate.measure_accuracy
+    ) as measure:
+        figures = evaluate.measure_group(students, Group.T, exp)
+    seen = {
+        "labels": votes.labels.numpy().tobytes(),
+        "doubt": votes.doubt.numpy().tobytes(),
+        "exchange": _as_bytes(exchanged),
+        "logits": _gathered_logits(students, exp),
+        "figures": {name: _bits(asdict(accuracy)) for name, accuracy in figures.items()},
+        "rows measured": [len(call.args[0]) for call in measure.call_args_list],
+        "probs": [call.args[0].numpy().tobytes() for call in measure.call_args_list],
+    }
+    exp.rt.close()
+    return seen
+
+
+def _gathered_logits(students: list[Any], exp: Any) -> list[bytes]:
+    pool_ids = exp.table.sample_ids(Group.U)
+    shards = {
+        student.role: evaluate.predict_shard(student, pool_ids, "test", exp) for student in students
+    }
+    rows = evaluate.gather_by_role(shards, torch.empty(0, len(exp.table.class_names)), exp.rt)
+    return [rows[role].numpy().tobytes() for role in ROLES]
+
+
+def _as_bytes(exchanged: Exchange) -> list[bytes]:
+    return [
+        values.numpy().tobytes()
+        for part in (exchanged.a, exchanged.b)
+        for values in (part.sample_ids, part.labels)
+    ]
+
+
+def _bits(figures: dict[str, float]) -> dict[str, str]:
+    return {name: float(value).hex() for name, value in figures.items()}
+
+
+@pytest.fixture(scope="module")
+def seen(
+    pretrained: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[dict[str, Any]]]:
+    tmp_path = tmp_path_factory.mktemp("worlds")
+    return {
+        world: run_ranks(_see, int(world[0]), tmp_path, _config(pretrained, digits_folder, ranks_a))
+        for world, ranks_a in WORLDS.items()
+    }
+
+
+@pytest.mark.parametrize("what", ["labels", "doubt", "exchange", "logits", "figures", "probs"])
+def test_every_rank_of_every_world_sees_the_same_bits(
+    what: str, seen: dict[str, list[dict[str, Any]]]
+) -> None:
+    expected = seen["1"][0][what]
+    assert expected
+    for world, ranks in seen.items():
+        assert len(ranks) == int(world[0])
+        for rank, values in enumerate(ranks):
+            assert values[what] == expected, f"world {world}, rank {rank}"
+
+
+def test_both_roles_have_something_to_teach(seen: dict[str, list[dict[str, Any]]]) -> None:
+    ids_a, _, ids_b, _ = seen["1"][0]["exchange"]
+    assert ids_a
+    assert ids_b
+    assert not set(torch.frombuffer(bytearray(ids_a), dtype=torch.int64).tolist()) & set(
+        torch.frombuffer(bytearray(ids_b), dtype=torch.int64).tolist()
+    )
+
+
+def test_each_image_of_t_counts_once(seen: dict[str, list[dict[str, Any]]]) -> None:
+    for ranks in seen.values():
+        for values in ranks:
+            assert values["rows measured"] == [50, 50, 50]  # A, B, ensemble
+            assert set(values["figures"]) == {"a", "b", "ensemble"}
+
+
+def test_t_and_u_divide_evenly_in_no_world() -> None:
+    for num_images in (50, 170):
+        for num_ranks in (2, 3):
+            shares = [
+                sum(stop - start for start, stop in chunks)
+                for chunks in (
+                    chunks_of_rank(num_images, CHUNK_SIZE, rank, num_ranks)
+                    for rank in range(num_ranks)
+                )
+            ]
+            assert sum(shares) == num_images
+            assert len(set(shares)) > 1
+
+
+def test_other_chunk_bounds_would_be_noticed(
+    seen: dict[str, list[dict[str, Any]]], pretrained: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    """That the bits above are equal is no accident: another forward pass gives others.
+
+    Seen in the logits' bytes. Codes have 11 bits of precision, which mostly hide such differences.
+    """
+    config = replace(_config(pretrained, digits_folder), pool=PoolConfig(chunk_size=1))
+    (alone,) = run_ranks(_see, 1, tmp_path, config)
+    for role in ROLES:
+        usual = torch.frombuffer(bytearray(seen["1"][0]["logits"][role.index]), dtype=torch.float32)
+        other = torch.frombuffer(bytearray(alone["logits"][role.index]), dtype=torch.float32)
+        assert not torch.equal(usual, other)
+        torch.testing.assert_close(usual, other, rtol=1e-3, atol=1e-3)
