@@ -1,4 +1,4 @@
-"""Draw a run's accuracy on T over its epochs: python benchmarks/plot_history.py RUN OUT.png TITLE."""
+"""Draw a run's accuracy on T by epoch: python benchmarks/plot_history.py RUN OUT.png TITLE."""
 
 import json
 import sys
