@@ -88,7 +88,7 @@ def load_group_table(path: Path) -> GroupTable:
         )
     try:
         return parse_group_table(path.read_bytes())
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             "data.groups_from",
             path,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Image as ImageFeature
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from cotrain_dist.config import DataConfig
@@ -100,7 +100,7 @@ def _list_folder(root: Path) -> Listing:
     for class_id, name in enumerate(class_names):
         files = sorted(path for path in (root / name).rglob("*") if path.is_file())
         images = [path for path in files if path.suffix.lower() in extensions]
-        images = [path for path in images if _is_seen(path.name)]
+        images = [p for p in images if all(map(_is_seen, p.relative_to(root / name).parts))]
         num_others += len(files) - len(images)
         paths += images
         class_ids += [class_id] * len(images)
@@ -153,7 +153,8 @@ def _read_file(path: Path) -> Image.Image:
     try:
         decoded = ImageFeature().decode_example({"path": str(path), "bytes": None})
         return to_rgb(decoded)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    # What Pillow raises for damaged or oversized files, by format.
+    except (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError) as error:
         raise UserError(
             "data.root", path, f"cannot be read as an image ({error})", "repair or remove the file"
         ) from error

@@ -58,7 +58,8 @@ def place(
     by_node = _in_node_order(rows)
     larger, smaller = spread(len(by_node), 2)
     num_a = larger if cost_a >= cost_b else smaller
-    return Placement(tuple(by_node[:num_a]), tuple(by_node[num_a:]))
+    # Ascending within a role: a process group numbers its ranks that way, whatever it is given.
+    return Placement(tuple(sorted(by_node[:num_a])), tuple(sorted(by_node[num_a:])))
 
 
 def _in_node_order(rows: Sequence[RankRow]) -> list[int]:

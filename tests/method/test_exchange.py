@@ -1,0 +1,49 @@
+"""Whose R a role learns: the whole table of modes, parities, epochs and roles."""
+
+import pytest
+import torch
+
+from cotrain_dist.method.exchange import taught_to, teacher_of
+from cotrain_dist.types import Exchange, PseudoLabeled, Role
+
+# mode, parity: the teachers of A and of B in epochs 1 to 4
+TABLE = {
+    ("alternate", "even_own"): ("baba", "abab"),
+    ("alternate", "odd_own"): ("abab", "baba"),
+    ("peer", "even_own"): ("bbbb", "aaaa"),
+    ("peer", "odd_own"): ("bbbb", "aaaa"),
+    ("own", "even_own"): ("aaaa", "bbbb"),
+    ("own", "odd_own"): ("aaaa", "bbbb"),
+    ("none", "even_own"): ("----", "----"),
+    ("none", "odd_own"): ("----", "----"),
+}
+
+EXCHANGE = Exchange(
+    a=PseudoLabeled(sample_ids=torch.tensor([4, 7]), labels=torch.tensor([0, 1])),
+    b=PseudoLabeled(sample_ids=torch.tensor([5]), labels=torch.tensor([2])),
+)
+
+
+@pytest.mark.parametrize(("mode", "parity"), TABLE)
+def test_teachers(mode: str, parity: str) -> None:
+    found = []
+    for role in (Role.A, Role.B):
+        teachers = [teacher_of(role, epoch, mode, parity) for epoch in (1, 2, 3, 4)]
+        found.append("".join("-" if teacher is None else teacher.value for teacher in teachers))
+    assert tuple(found) == TABLE[mode, parity]
+
+
+@pytest.mark.parametrize(("mode", "parity"), TABLE)
+@pytest.mark.parametrize("role", [Role.A, Role.B])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_taught_images_are_the_teachers(mode: str, parity: str, role: Role, epoch: int) -> None:
+    letter = TABLE[mode, parity][role.index][epoch - 1]
+    expected = {"a": ([4, 7], [0, 1]), "b": ([5], [2]), "-": ([], [])}[letter]
+    taught = taught_to(role, EXCHANGE, epoch, mode, parity)
+    assert (taught.sample_ids.tolist(), taught.labels.tolist()) == expected
+    assert taught.sample_ids.dtype == taught.labels.dtype == torch.int64
+
+
+def test_unknown_mode_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match="exchange swap is no value"):
+        teacher_of(Role.A, 1, "swap", "even_own")

@@ -1,0 +1,116 @@
+"""R_A and R_B: hand-computed cases, and a million drawn votes against the paper's rule."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from cotrain_dist.method.scores import INVALID_DOUBT, encode_doubt, threshold_code
+from cotrain_dist.method.selection import label_selected, num_equal_codes, select_disagreement
+from cotrain_dist.types import Votes
+
+
+def votes_of(labels: list[list[int]], confidences: list[list[float]]) -> Votes:
+    """Votes of A and B; a confidence of NaN is an image that could not be scored."""
+    return Votes(
+        labels=torch.tensor(labels, dtype=torch.uint16),
+        doubt=encode_doubt(torch.tensor(confidences, dtype=torch.float64)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "confidences", "in_r_a", "in_r_b"),
+    [
+        pytest.param((1, 2), (0.9, 0.5), True, False, id="A sure, B unsure"),
+        pytest.param((1, 2), (0.5, 0.9), False, True, id="B sure, A unsure"),
+        pytest.param((2, 2), (0.9, 0.5), False, False, id="same class"),
+        pytest.param((1, 2), (0.9, 0.9), False, False, id="both sure"),
+        pytest.param((1, 2), (0.5, 0.6), False, False, id="both unsure"),
+        pytest.param((1, 2), (0.8, 0.5), False, False, id="A on the threshold is not sure"),
+        pytest.param((1, 2), (0.5, 0.8), False, False, id="B on the threshold is not sure"),
+        pytest.param((1, 2), (0.9, 0.8), False, False, id="B on the threshold is not unsure"),
+        pytest.param((1, 2), (0.8, 0.9), False, False, id="A on the threshold is not unsure"),
+        pytest.param((1, 2), (0.80001, 0.5), False, False, id="code equal to the threshold's"),
+        pytest.param((1, 2), (0.801, 0.799), True, False, id="just beside the threshold"),
+        pytest.param((1, 2), (0.8, 0.8), False, False, id="both on the threshold"),
+        pytest.param((1, 0), (0.9, math.nan), False, False, id="B not scored"),
+        pytest.param((0, 2), (math.nan, 0.9), False, False, id="A not scored"),
+        pytest.param((1, 2), (1.0, 0.0), True, False, id="extremes"),
+        pytest.param((40_000, 7), (0.9, 0.5), True, False, id="class above the int16 range"),
+    ],
+)
+def test_one_image(
+    labels: tuple[int, int], confidences: tuple[float, float], in_r_a: bool, in_r_b: bool
+) -> None:
+    votes = votes_of([[label] for label in labels], [[c] for c in confidences])
+    selection = select_disagreement(votes, threshold=0.8)
+    assert (selection.a.tolist(), selection.b.tolist()) == ([in_r_a], [in_r_b])
+
+
+def test_order_is_kept_and_each_r_has_its_own_models_labels() -> None:
+    votes = votes_of(
+        [[3, 1, 4, 1, 5, 9], [2, 7, 4, 8, 2, 8]],
+        [[0.9, 0.5, 0.9, 0.95, 0.2, 0.99], [0.5, 0.9, 0.5, 0.1, 0.9, 0.9]],
+    )
+    selection = select_disagreement(votes, threshold=0.8)
+    r_a, r_b = label_selected(selection, votes, torch.tensor([10, 20, 30, 40, 50, 60]))
+    assert (r_a.sample_ids.tolist(), r_a.labels.tolist()) == ([10, 40], [3, 1])
+    assert (r_b.sample_ids.tolist(), r_b.labels.tolist()) == ([20, 50], [7, 2])
+    dtypes = {t.dtype for r in (r_a, r_b) for t in (r.sample_ids, r.labels)}
+    assert dtypes == {torch.int64}
+
+
+@pytest.mark.parametrize("num_images", [0, 3])
+def test_nothing_to_select(num_images: int) -> None:
+    votes = votes_of([[1] * num_images, [1] * num_images], [[0.9] * num_images, [0.5] * num_images])
+    selection = select_disagreement(votes, threshold=0.8)
+    assert selection.a.shape == selection.b.shape == (num_images,)
+    assert not selection.a.any()
+    assert not selection.b.any()
+    for r in label_selected(selection, votes, torch.arange(num_images)):
+        assert r.sample_ids.shape == r.labels.shape == (0,)
+        assert r.sample_ids.dtype == r.labels.dtype == torch.int64
+    assert num_equal_codes(votes, threshold=0.8) == 0
+
+
+def test_num_equal_codes_counts_images_not_models() -> None:
+    votes = votes_of(
+        [[1, 1, 1, 1], [2, 2, 2, 0]], [[0.8, 0.8, 0.9, 0.9], [0.8, 0.1, 0.7, math.nan]]
+    )
+    assert num_equal_codes(votes, threshold=0.8) == 2
+    assert votes.doubt[1, 3] == INVALID_DOUBT
+
+
+def draw_confidences(num_images: int, threshold: float, generator: torch.Generator) -> Tensor:
+    """[2, N] float64: half spread over nine magnitudes of 1 - c, half close around τ."""
+    shape = (2, num_images)
+    magnitudes = -9 * torch.rand(shape, generator=generator, dtype=torch.float64)
+    spread_out = 1.0 - 10.0**magnitudes
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    near = (threshold + 1e-3 * (1 - threshold) * noise).clamp(0.0, 1.0)
+    return torch.where(torch.rand(shape, generator=generator) < 0.5, near, spread_out)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.95, 0.999])
+def test_codes_decide_as_the_paper_does_in_float64(threshold: float) -> None:
+    num_images = 10**6
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(0, 3, (2, num_images), generator=generator)
+    confidence = draw_confidences(num_images, threshold, generator)
+    votes = Votes(labels=classes.to(torch.uint16), doubt=encode_doubt(confidence))
+    selection = select_disagreement(votes, threshold=threshold)
+
+    differ = classes[0] != classes[1]
+    paper_a = differ & (confidence[0] > threshold) & (confidence[1] < threshold)
+    paper_b = differ & (confidence[1] > threshold) & (confidence[0] < threshold)
+    equal_code = (votes.doubt == threshold_code(threshold)).any(dim=0)
+
+    for selected, paper in ((selection.a, paper_a), (selection.b, paper_b)):
+        deviates = selected != paper
+        assert deviates.any(), "no vote was drawn close enough to the threshold"
+        assert not (deviates & ~equal_code).any()
+        assert not (selected & ~paper).any()
+        assert selected.sum() > 10_000
+    assert not (selection.a & selection.b).any()
+    assert num_equal_codes(votes, threshold=threshold) == equal_code.sum() > 0
