@@ -29,10 +29,10 @@ class Reporter:
         self._console = Console(highlight=False) if show else None
         self._last = ""
 
-    def say(self, line: str) -> None:
-        """One line for people: the console and the log."""
+    def say(self, line: str, *, shown: bool = True) -> None:
+        """One line for people: the log and, where shown, the console."""
         logger.info(line)
-        if self._console is not None:
+        if self._console is not None and shown:
             # Whole lines: a log file of a batch job is no 80-column terminal.
             self._console.print(line, markup=False, soft_wrap=True)
 

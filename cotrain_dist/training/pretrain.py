@@ -39,7 +39,8 @@ def pretrain(student: Student, exp: Experiment) -> PretrainState:
         seconds = time.monotonic() - started
         record = _record(student, fit, train_accuracy, state.is_finished, epoch, exp)
         state.records.append(record)
-        exp.reporter.say(_line(record, seconds, config))
+        shown = record["test"] is not None or epoch % -(-config.num_epochs // 10) == 0
+        exp.reporter.say(_line(record, seconds, config), shown=shown)
         state.next_epoch = epoch + 1
         commit_pretrain(student, state, epoch, exp)
     return state
