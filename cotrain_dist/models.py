@@ -84,7 +84,8 @@ def build_model(
     with seeded(seed, "init", role.value):
         try:
             model = _create(config, len(class_names), image_size, pretrained=config.pretrained)
-        except (OSError, RuntimeError, ValueError) as error:
+            _try_image(model, image_size)
+        except (OSError, RuntimeError, ValueError, AssertionError) as error:
             raise UserError(
                 f"model_{role.value}.name",
                 config.name,
@@ -107,6 +108,13 @@ def _create(
         options["img_size"] = image_size
     model: nn.Module = timm.create_model(config.name, pretrained=pretrained, **options)
     return model
+
+
+@torch.no_grad()
+def _try_image(model: nn.Module, image_size: int) -> None:
+    """One forward pass: some models take a size when they are built and fail when they run."""
+    model.eval()(torch.zeros(1, 3, image_size, image_size))
+    model.train()
 
 
 def _load_weights(
@@ -159,11 +167,17 @@ def preprocessing_of(
 
 
 def operations_per_image(config: ModelConfig, image_size: int) -> float:
-    """Floating-point operations of one forward pass."""
-    with seeded("operations"):
-        model = _create(config, num_classes=10, image_size=image_size).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, image_size, image_size))
+    """Floating-point operations of one forward pass; 0 for a model that cannot be built so.
+
+    `build_model` then says why.
+    """
+    try:
+        with seeded("operations"):
+            model = _create(config, num_classes=10, image_size=image_size)
+        with FlopCounterMode(display=False) as counter:
+            _try_image(model, image_size)
+    except (RuntimeError, ValueError, AssertionError):
+        return 0.0
     return float(counter.get_total_flops())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ranks import close_ranks, run_ranks, tiny_config, train_run
 
-IMAGES_PER_CLASS = 30
+IMAGES_PER_CLASS = 20
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,7 +17,7 @@ def _no_rank_outlives_the_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Handwritten digits as an image folder: 10 classes of 30 images of 8 x 8 pixels."""
+    """Handwritten digits as an image folder: 10 classes of 20 images of 8 x 8 pixels."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -34,16 +34,17 @@ def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pretrained(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The models folder of a run of Step 1: `a` is test_resnet, `b` test_efficientnet.
+    """The models folder of a run of Step 1 with two test_efficientnet.
 
-    They fit their own labels, disagree on U, and each is surer than the other on some of it.
+    They disagree on U, and each is surer than the other on some of it.
     """
     tmp_path = tmp_path_factory.mktemp("pretrained")
     config = tiny_config(
         digits_folder,
         tmp_path / "run",
+        model_a={"name": "test_efficientnet"},
         model_b={"name": "test_efficientnet"},
-        pretrain={"num_epochs": 10},
+        pretrain={"num_epochs": 6},
         cotrain={"num_epochs": 0},
     )
     run_ranks(train_run, 1, tmp_path, config)

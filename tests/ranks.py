@@ -5,10 +5,10 @@ for the session, because importing torch and timm costs 5 to 10 seconds each: a 
 first N of one set. This module imports no torch, so that loading it is free.
 """
 
-import contextlib
 import faulthandler
 import gc
 import importlib
+import json
 import multiprocessing
 import os
 import pickle
@@ -18,16 +18,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from cotrain_dist.config import Config
+from cotrain_dist.errors import TrainingError, UserError
 
 GRACE_SECONDS = 3.0
 """How long the other ranks may still report after the first one has failed."""
+
+START_SECONDS = 240.0
+"""How long a fresh process may take to import torch and timm, on a busy machine."""
 
 CLEAN_SECONDS = 30.0
 """How long a rank may take to leave its world after a body."""
@@ -79,6 +83,8 @@ class _Rank:
         self.process = context.Process(target=_serve, args=(theirs, list(sys.path)), daemon=True)
         self.process.start()
         theirs.close()
+        self.is_awake = False
+        self.send("wake")
 
     def send(self, step: str, **arguments: Any) -> None:
         self.pipe.send_bytes(pickle.dumps((step, arguments)))
@@ -125,6 +131,9 @@ def _run_once(
 ) -> list[Any]:
     _warm.extend(_Rank() for _ in range(max(num_ranks, NUM_WARM) - len(_warm)))
     ranks = _warm[:num_ranks]
+    _answers([rank for rank in ranks if not rank.is_awake], START_SECONDS, tmp_path)
+    for rank in ranks:
+        rank.is_awake = True
     port = _free_port()
     for global_rank, rank in enumerate(ranks):
         rank.send(
@@ -231,19 +240,24 @@ def _serve(pipe: Connection, paths: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # pytest ends the ranks, not the terminal
     faulthandler.register(signal.SIGUSR1)
     sys.path.extend(path for path in paths if path not in sys.path)
-    with contextlib.suppress(Exception):  # a body that needs it shows the error
-        importlib.import_module("cotrain_dist.training.train")
-    steps: dict[str, Callable[..., Any]] = {"run": _run, "hush": _hush, "leave": _leave}
+    steps: dict[str, Callable[..., Any]] = {
+        step.__name__.lstrip("_"): step for step in (_wake, _run, _hush, _leave)
+    }
     while True:
         try:
             step, arguments = pickle.loads(pipe.recv_bytes())
         except EOFError:
             return
         try:
-            answer = {"value": steps[step](**arguments)}
+            answer = pickle.dumps({"value": steps[step](**arguments)})
         except BaseException:
-            answer = {"traceback": traceback.format_exc()}
-        pipe.send_bytes(pickle.dumps(answer))
+            answer = pickle.dumps({"traceback": traceback.format_exc()})
+        pipe.send_bytes(answer)
+
+
+def _wake() -> None:
+    """Import what takes seconds."""
+    importlib.import_module("cotrain_dist.training.train")
 
 
 def _run(
@@ -337,9 +351,21 @@ def train_run(config: Config, resume: bool = False) -> None:
     train(config, config_to_yaml(config), resume=resume)
 
 
-def read_files(folder: Path, names: Iterable[str]) -> dict[str, bytes]:
-    """Content of files of a run by name; every one must be there."""
-    return {name: (folder / name).read_bytes() for name in names}
+def complaint(config: Config, resume: bool = False) -> tuple[str, str]:
+    """A body: the whole training; the kind and the text of the error that it ends with, if any."""
+    try:
+        train_run(config, resume)
+    except (UserError, TrainingError) as error:
+        return type(error).__name__, str(error)
+    return "", "no error"
+
+
+def history_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's history without what the clock says."""
+    return [
+        {key: value for key, value in json.loads(line).items() if "seconds" not in key}
+        for line in (run / "history.jsonl").read_text().splitlines()
+    ]
 
 
 def build_students(config: Config) -> tuple[list[Any], Any]:

@@ -73,7 +73,7 @@ def commit_cotrain(
         }
         merged: dict[str, str] = {}
         for part in all_gather_json(digests, exp.rt.control):
-            merged |= part
+            merged |= {role: digest for role, digest in part.items() if digest}  # the leads'
         tensors = {"ever_selected": {"mask": state.ever_selected}} if exp.rt.is_lead else {}
         world = _header("cotrain", epoch, exp) | {
             "manifests": merged,

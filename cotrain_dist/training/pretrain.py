@@ -7,21 +7,21 @@ from typing import Any
 from cotrain_dist.config import PretrainConfig
 from cotrain_dist.errors import TrainingError
 from cotrain_dist.method.splits import Group
-from cotrain_dist.training.commits import PretrainState, commit_pretrain, restore_pretrain
+from cotrain_dist.training.commits import PretrainState, commit_pretrain
 from cotrain_dist.training.evaluate import measure_role
 from cotrain_dist.training.experiment import Experiment, Samples, labeled_samples
 from cotrain_dist.training.steps import EpochFit, train_epoch
 from cotrain_dist.training.student import Student
 
 
-def pretrain(student: Student, exp: Experiment) -> PretrainState:
-    """Train one model on its own labels, from its last commit on. Collective over its role group.
+def pretrain(student: Student, state: PretrainState, exp: Experiment) -> None:
+    """Train one model on its own labels from `state` on. Collective over its role group.
 
-    Ends after `pretrain.num_epochs`, or once it fits its labels to `stop_at_train_accuracy`.
+    Moves `state` on. Ends after `pretrain.num_epochs`, or once the model fits its labels to
+    `stop_at_train_accuracy`.
     """
     config = exp.config.pretrain
     samples = labeled_samples(exp.table, student.role, labels="own")
-    state = restore_pretrain(student, exp)
     while state.next_epoch <= config.num_epochs and not state.is_finished:
         epoch, started = state.next_epoch, time.monotonic()
         fit = train_epoch(student, samples, "pretrain", epoch, exp)
@@ -43,7 +43,6 @@ def pretrain(student: Student, exp: Experiment) -> PretrainState:
         exp.reporter.say(_line(record, seconds, config), shown=shown)
         state.next_epoch = epoch + 1
         commit_pretrain(student, state, epoch, exp)
-    return state
 
 
 def _train_accuracy(

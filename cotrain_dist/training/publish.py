@@ -151,13 +151,14 @@ def keep_best_on_validation(
     exp: Experiment,
 ) -> None:
     """Write models/best where a model beats all before it on V; the earlier one wins a tie."""
-    for role in ROLES:
-        top1 = validation[role.value].top1
-        if state.best is None or top1 > state.best["top1"]:
-            state.best = {"role": role.value, "epoch": epoch, "top1": top1}
-            for student in students:
-                if student.role is role and student.is_lead:
-                    _save(student, "best", state.best | {"chosen_on": "V"}, exp)
+    role = max(ROLES, key=lambda role: validation[role.value].top1)
+    top1 = validation[role.value].top1
+    if state.best is not None and top1 <= state.best["top1"]:
+        return
+    state.best = {"role": role.value, "epoch": epoch, "top1": top1}
+    for student in students:
+        if student.role is role and student.is_lead:
+            _save(student, "best", state.best | {"chosen_on": "V"}, exp)
 
 
 def save_better_of_last_epoch(

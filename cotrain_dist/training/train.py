@@ -29,7 +29,12 @@ from cotrain_dist.runtime.collectives import (
     broadcast_json,
     together,
 )
-from cotrain_dist.training.commits import CotrainState, last_cotrain_commit, restore_cotrain
+from cotrain_dist.training.commits import (
+    CotrainState,
+    last_cotrain_commit,
+    restore_cotrain,
+    restore_pretrain,
+)
 from cotrain_dist.training.cotrain import cotrain, start_state
 from cotrain_dist.training.experiment import Experiment
 from cotrain_dist.training.pretrain import pretrain
@@ -228,7 +233,10 @@ def reach_step_two(students: list[Student], exp: Experiment) -> CotrainState:
         for student in students:
             start_phase(student, config.train, config.cotrain, fresh=fresh)
         return together(lambda: restore_cotrain(students, folder, exp), exp.rt.control)
-    own_records = {student.role.value: pretrain(student, exp).records for student in students}
+    states = together(lambda: [restore_pretrain(s, exp) for s in students], exp.rt.control)
+    for student, state in zip(students, states, strict=True):
+        pretrain(student, state, exp)
+    own_records = {s.role.value: state.records for s, state in zip(students, states, strict=True)}
     records: dict[str, list[dict[str, Any]]] = {}
     exp.rt.wait_for_all()
     for part in all_gather_json(own_records, exp.rt.control):

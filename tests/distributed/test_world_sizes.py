@@ -1,4 +1,4 @@
-"""From the same weights, 1, 2, 3 and 4 processes see the same: votes on U, R_A and R_B, figures on T.
+"""From the same weights, 1, 2, 3 and 4 processes see the same U, the same R_A and R_B, the same T.
 
 Bytes are compared, not closeness. Every rank has one thread: more would add in another order.
 """
@@ -19,7 +19,7 @@ from cotrain_dist.training import evaluate
 from cotrain_dist.training.pool import exchange_selected, vote_on_pool
 from cotrain_dist.types import ROLES, Exchange
 
-# 50 images of T and 170 of U are whole numbers of these chunks in no world.
+# 50 images of T and 70 of U are whole numbers of these chunks in no world.
 CHUNK_SIZE = 8
 WORLDS = {"1": None, "2": None, "3": None, "4": None, "4, one for A": [0], "3, one for A": [1]}
 
@@ -28,7 +28,7 @@ def _config(pretrained: Path, root: Path, ranks_a: list[int] | None = None) -> C
     return tiny_config(
         root,
         Path("never-made"),
-        model_a={"name": "test_resnet", "init_from": str(pretrained / "a")},
+        model_a={"name": "test_efficientnet", "init_from": str(pretrained / "a")},
         model_b={"name": "test_efficientnet", "init_from": str(pretrained / "b")},
         pretrain={"num_epochs": 0},
         pool={"chunk_size": CHUNK_SIZE},
@@ -119,7 +119,7 @@ def test_each_image_of_t_counts_once(seen: dict[str, list[dict[str, Any]]]) -> N
 
 
 def test_t_and_u_divide_evenly_in_no_world() -> None:
-    for num_images in (50, 170):
+    for num_images in (50, 70):
         for num_ranks in (2, 3):
             shares = [
                 sum(stop - start for start, stop in chunks)

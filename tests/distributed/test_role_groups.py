@@ -1,0 +1,145 @@
+"""One rank for A, three for B: the groups take different steps, and B's three are one model."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ranks import build_students, history_of, run_ranks, tiny_config, train_run
+
+from cotrain_dist.config import Config
+from cotrain_dist.data.stream import stream_batches
+from cotrain_dist.method.steps import split_step
+from cotrain_dist.training import train as train_module
+from cotrain_dist.training.experiment import labeled_samples
+from cotrain_dist.training.steps import train_step
+from cotrain_dist.types import Role
+
+STEP_SIZE = 10  # images: 4, 3 and 3 of them on three ranks
+
+
+def _train_and_look(config: Config) -> dict[str, str]:
+    """A body: the whole training; a digest of weights and statistics of each student at its end."""
+    seen: dict[str, str] = {}
+    finish = train_module.finish
+
+    def look(students: Any, exp: Any) -> None:
+        for student in students:
+            state = student.model.state_dict()
+            content = b"".join(values.numpy().tobytes() for values in state.values())
+            seen[student.role.value] = hashlib.sha256(content).hexdigest()
+        finish(students, exp)
+
+    with mock.patch.object(train_module, "finish", look):
+        train_run(config)
+    return seen
+
+
+def test_groups_with_different_steps_neither_wait_nor_meet(
+    digits_folder: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    model = {"name": "test_efficientnet"}
+    config = tiny_config(
+        digits_folder,
+        tmp_path / "run",
+        model_a=model | {"init_from": str(pretrained / "a")},
+        model_b=model | {"init_from": str(pretrained / "b")},
+        train={"batch_size": 8},
+        placement={"ranks_a": [0]},
+    )
+    a, *b = run_ranks(_train_and_look, 4, tmp_path, config, timeout_seconds=90)
+    assert list(a) == ["a"]
+    assert len(b) == 3
+    assert all(list(seen) == ["b"] for seen in b)
+    assert len({seen["b"] for seen in b}) == 1
+    assert a["a"] != b[0]["b"]
+    lines = history_of(tmp_path / "run")
+    steps = [(line["fit_a"]["num_steps"], line["fit_b"]["num_steps"]) for line in lines[-2:]]
+    assert any(of_a != of_b for of_a, of_b in steps)
+
+
+class _Recorder:
+    """Stands for an optimizer; keeps the gradient that it is given."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self.gradient: dict[str, torch.Tensor] = {}
+
+    def step(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            assert parameter.grad is not None
+            self.gradient[name] = parameter.grad.clone()
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        pass
+
+
+def _config(root: Path, num_ranks: int, num_micro: int) -> Config:
+    return tiny_config(
+        root,
+        Path("never-made"),
+        model_b={"name": "test_vit"},
+        train={"accumulation_steps": num_micro},
+        placement={"ranks_a": [0] if num_ranks > 1 else None},
+    )
+
+
+def _gradient_of_a_step(config: Config) -> dict[str, torch.Tensor] | None:
+    """A body: B's gradient after one step, as its optimizer finds it on this rank."""
+    students, exp = build_students(config)
+    gradient = None
+    for student in students:
+        if student.role is Role.B:
+            samples = labeled_samples(exp.table, Role.B, "own")
+            num_micro = config.train.accumulation_steps
+            parts = split_step(torch.arange(STEP_SIZE), student.group.size, num_micro)
+            mine = parts[student.group.index]
+            batches = [samples.sample_ids[positions] for positions in mine]
+            student.optimizer = _Recorder(student.model)
+            student.trained.train()
+            train_step(
+                student,
+                stream_batches(exp.read, student.train_transform, batches),
+                [samples.targets[positions] for positions in mine],
+                STEP_SIZE,
+                ("test",),
+                exp,
+            )
+            gradient = student.optimizer.gradient
+    exp.rt.close()
+    return gradient
+
+
+def _gradient_by_hand(config: Config) -> dict[str, torch.Tensor]:
+    """A body of one process: the gradient of the mean loss over the whole batch at once."""
+    students, exp = build_students(config)
+    (student,) = [student for student in students if student.role is Role.B]
+    samples = labeled_samples(exp.table, Role.B, "own")
+    images = [
+        student.train_transform(exp.read(sample_id))
+        for sample_id in samples.sample_ids[:STEP_SIZE].tolist()
+    ]
+    student.model.train()
+    logits = student.model(torch.stack(images))
+    F.cross_entropy(logits, samples.targets[:STEP_SIZE]).backward()
+    exp.rt.close()
+    return {name: parameter.grad.clone() for name, parameter in student.model.named_parameters()}
+
+
+@pytest.mark.parametrize(("num_ranks", "num_micro"), [(4, 1), (4, 2), (1, 2)])
+def test_the_gradient_is_that_of_the_whole_step(
+    num_ranks: int, num_micro: int, digits_folder: Path, tmp_path: Path
+) -> None:
+    """Parts are uneven: a mean over ranks of means over images would weigh images unequally."""
+    expected = run_ranks(_gradient_by_hand, 1, tmp_path, _config(digits_folder, 1, 1))[0]
+    config = _config(digits_folder, num_ranks, num_micro)
+    found = run_ranks(_gradient_of_a_step, num_ranks, tmp_path, config)[-3:]
+    assert max(values.abs().max() for values in expected.values()) > 1e-2
+    for gradient in found:
+        assert gradient.keys() == expected.keys()
+        for name, values in gradient.items():
+            assert torch.equal(values, found[0][name]), name
+            torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=1e-5, msg=name)
