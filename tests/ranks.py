@@ -120,8 +120,11 @@ def run_ranks(
 
 
 def close_ranks() -> None:
-    """End all warm processes."""
+    """End all warm processes in order, so that they write down which lines they ran."""
     for rank in _warm:
+        rank.pipe.close()
+    for rank in _warm:
+        rank.process.join(timeout=CLEAN_SECONDS)
         rank.end()
     _warm.clear()
 
@@ -304,7 +307,7 @@ TINY: dict[str, dict[str, Any]] = {
         "source": "imagefolder",
         "image_size": 32,
         "center_crop_fraction": 1.0,
-        "augment": "none",
+        "augment": "off",
         "test_per_class": 5,
         "labeled_per_class": 4,
     },

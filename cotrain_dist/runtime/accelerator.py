@@ -16,7 +16,6 @@ from torch import nn
 
 from cotrain_dist import __version__
 from cotrain_dist.config import Config
-from cotrain_dist.errors import UserError
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier, require_equal
@@ -105,13 +104,6 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
     check_world(environ, accelerator.num_processes)
-    if accelerator.mixed_precision not in {"no", "bf16"}:
-        raise UserError(
-            "--mixed_precision",
-            accelerator.mixed_precision,
-            "is not supported: a gradient scaler would have to be shared by A and B",
-            "start with --mixed_precision bf16 or no",
-        )
     control = _control_group(accelerator, config)
     here = RankRow(control.index, socket.gethostname(), _device_name(accelerator))
     rows = [RankRow(**row) for row in all_gather_json(asdict(here), control)]

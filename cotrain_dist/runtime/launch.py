@@ -15,6 +15,14 @@ def check_environment(environ: Mapping[str, str]) -> None:
 
     Called before any process group exists. `environ` is os.environ.
     """
+    precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if precision not in {"no", "bf16"}:
+        raise UserError(
+            "--mixed_precision",
+            precision,
+            "is not supported: a gradient scaler would have to be shared by A and B",
+            "start with --mixed_precision bf16 or no",
+        )
     if "WORLD_SIZE" in environ:
         _check_rendezvous(environ)
         return

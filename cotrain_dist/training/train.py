@@ -16,6 +16,7 @@ from cotrain_dist.data.groups import (
 )
 from cotrain_dist.data.sources import image_reader, list_images
 from cotrain_dist.errors import UserError
+from cotrain_dist.method.placement import Placement
 from cotrain_dist.method.scores import MAX_CLASSES
 from cotrain_dist.method.splits import Group
 from cotrain_dist.models import build_model, check_names, operations_per_image
@@ -98,7 +99,7 @@ def prepare_experiment(config: Config, rt: Runtime, *, resume: bool) -> Experime
     content = together(lambda: _groups_on_lead(config, rt, run, resume), rt.control)
     table = parse_group_table(broadcast_bytes(content, rt.control))
     read = together(lambda: image_reader(config.data, table.listing), rt.control)
-    together(lambda: _check_table(table, config, rt), rt.control)
+    together(lambda: check_table(table, config, rt.placement), rt.control)
     return Experiment(
         config=config,
         config_digest=config_digest(config),
@@ -138,7 +139,7 @@ def _groups_on_lead(config: Config, rt: Runtime, run: RunDirectory, resume: bool
     return draw_group_table(list_images(config.data), config.data, config.seed).to_parquet()
 
 
-def _check_table(table: GroupTable, config: Config, rt: Runtime) -> None:
+def check_table(table: GroupTable, config: Config, placement: Placement) -> None:
     """Raise UserError where the groups cannot be trained on as configured."""
     if table.listing.source != config.data.source:
         raise UserError(
@@ -163,7 +164,7 @@ def _check_table(table: GroupTable, config: Config, rt: Runtime) -> None:
         )
     for role, group in ((Role.A, Group.L_A), (Role.B, Group.L_B)):
         num_labeled = len(table.sample_ids(group))
-        check_parts(num_labeled, role, len(rt.placement.ranks_of(role)), config)
+        check_parts(num_labeled, role, len(placement.ranks_of(role)), config)
 
 
 def _take_directory(exp: Experiment, config_yaml: str, resume: bool) -> None:
