@@ -52,7 +52,7 @@ class RunDirectory:
         """Take the directory for a resume."""
         self.check_is_run()
         self.lock()
-        self.write_json("run.json", {"run_id": self.run_id, "attempt": self.attempt + 1})
+        self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
 
     def check_is_run(self) -> None:
         """Raise UserError unless a run lies here."""

@@ -115,7 +115,8 @@ def _commit_student(
     if student.is_lead:
         tensors["model"] = dict(student.model.named_parameters())
         tensors["optimizer"], rest = pack_optimizer(student.optimizer)
-        state = _header(phase, epoch, exp) | progress | {"optimizer": rest}
+        state = _header(phase, epoch, exp) | progress
+        state |= {"optimizer": rest, "scaler": student.scaler.state_dict()}
     folder = exp.run.checkpoints / student.role.value
     target = folder / _name(phase, epoch)
     commit(target, tensors, state, student.group)
@@ -181,6 +182,7 @@ def _restore_student(student: Student, folder: Path, exp: Experiment) -> dict[st
     for name, buffer in student.model.named_buffers():
         buffer.copy_(buffers[name])
     unpack_optimizer(student.optimizer, read_tensors(folder, "optimizer"), state["optimizer"])
+    student.scaler.load_state_dict(state["scaler"])
     if state["num_ranks"] != exp.rt.num_ranks:
         exp.reporter.warn(
             f"resumed with {exp.rt.num_ranks} ranks after {state['num_ranks']}: right, but "

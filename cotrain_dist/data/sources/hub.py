@@ -1,0 +1,101 @@
+"""Data sets of Hugging Face: by name, as a folder of Parquet files, or as saved to disk.
+
+Rows stay on disk, in the cache of `datasets`. No data set's own code runs: `datasets` has dropped
+that.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from PIL import Image
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources.listing import Listing, content_of, listing_of
+from cotrain_dist.errors import UserError
+
+
+def list_rows(config: DataConfig) -> Listing:
+    """All rows of the split; rows without a label (null or -1) are unlabeled."""
+    rows = _open(config)
+    encoded = rows.cast_column(config.image_column, datasets.Image(decode=False))
+    contents = [content_of(_bytes_of(row[config.image_column])) for row in encoded]
+    labels, names = _labels(rows, config)
+    paths = [f"{index:08d}" for index in range(len(rows))]
+    return listing_of("hub", paths, labels, contents, names)
+
+
+def row_reader(config: DataConfig) -> Callable[[str], Image.Image]:
+    """Reads the image of a row by its number."""
+    column = config.image_column
+    rows = _open(config).select_columns([column]).cast_column(column, datasets.Image())
+
+    def read(path: str) -> Image.Image:
+        image: Image.Image = rows[int(path)][column]
+        return image
+
+    return read
+
+
+def _open(config: DataConfig) -> Any:
+    name = str(config.name)
+    try:
+        rows = _load(name, config.split)
+    # Its failures have no common base: no network, no such name, no such split, a broken file.
+    except Exception as error:
+        raise UserError(
+            "data.name",
+            name,
+            f"split {config.split} cannot be loaded ({_first_line(error)})",
+            "check the name, data.split and the network, or name a folder of Parquet files",
+        ) from error
+    for key in ("image_column", "label_column"):
+        column = getattr(config, key)
+        if column not in rows.column_names:
+            raise UserError(
+                f"data.{key}",
+                column,
+                f"{name} has the columns {', '.join(rows.column_names)}",
+                "name one of them",
+            )
+    if not isinstance(rows.features[config.image_column], datasets.Image):
+        raise UserError(
+            "data.image_column",
+            config.image_column,
+            f"holds {rows.features[config.image_column]}, no images",
+            "name a column of images",
+        )
+    return rows
+
+
+def _load(name: str, split: str) -> Any:
+    folder = Path(name)
+    if not folder.is_dir():
+        return datasets.load_dataset(name, split=split)
+    if any((folder / file).exists() for file in ("state.json", "dataset_dict.json")):
+        saved = datasets.load_from_disk(name)
+        return saved[split] if isinstance(saved, datasets.DatasetDict) else saved
+    files = sorted(str(file) for file in folder.rglob("*.parquet"))
+    if not files:
+        raise FileNotFoundError("the folder holds no Parquet file")
+    of_split = [file for file in files if Path(file).name.startswith(split)]
+    return datasets.load_dataset("parquet", data_files={split: of_split or files}, split=split)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _bytes_of(cell: dict[str, Any]) -> bytes:
+    content: bytes | None = cell["bytes"]
+    return Path(cell["path"]).read_bytes() if content is None else content
+
+
+def _labels(rows: Any, config: DataConfig) -> tuple[list[str | None], list[str] | None]:
+    values = rows[config.label_column]
+    feature = rows.features[config.label_column]
+    if isinstance(feature, datasets.ClassLabel):
+        names = list(feature.names)
+        return [names[v] if v is not None and v >= 0 else None for v in values], names
+    return [None if v is None or v in ("", -1) else str(v) for v in values], None
