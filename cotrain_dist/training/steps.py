@@ -1,6 +1,7 @@
 """One training epoch: the same steps in every world."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +31,8 @@ class EpochFit:
     """What training a model for an epoch came to."""
 
     loss: float
-    """Mean over the epoch's images, as trained (with label smoothing)."""
+    """Mean over the epoch's images, as trained (with label smoothing); NaN where the weights have
+    become so, which the losses before the last update do not show."""
     learning_rate: float
     """Of the last step."""
     num_steps: int
@@ -71,6 +73,8 @@ def train_epoch(
             advance(len(step))
         average_buffers(student)
         mean_loss = float(sum_over(total_loss, group)) / len(samples)
+    if not all(bool(parameter.isfinite().all()) for parameter in student.model.parameters()):
+        mean_loss = math.nan
     return EpochFit(mean_loss, rate, len(steps), len(samples))
 
 
