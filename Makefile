@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test demo
+.PHONY: setup lint test demo docs
 
 setup: .venv/installed
 
@@ -20,6 +20,9 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/uncovered_user_errors.py
+
+docs: setup
+	$(BIN)/python docs/make_configuration.py
 
 demo: setup
 	OMP_NUM_THREADS=1 $(LAUNCH) --num_processes 2 -m cotrain_dist train --config configs/digits.yaml \

@@ -1,8 +1,60 @@
-"""cotrain_dist: two image classifiers teach each other on unlabeled images."""
+"""cotrain_dist: two image classifiers teach each other on unlabeled images.
 
+The names below are loaded when they are first used: importing the package imports no torch.
+"""
+
+import importlib
 import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cotrain_dist.api import Run, cotrain, load_run
+    from cotrain_dist.config import (
+        Config,
+        CotrainConfig,
+        DataConfig,
+        ModelConfig,
+        PretrainConfig,
+        SelectionConfig,
+        TrainConfig,
+    )
+    from cotrain_dist.errors import TrainingError, UserError
+    from cotrain_dist.method.selection import select_disagreement
 
 __version__ = "0.1.0"
 
+_HOME = {
+    "cotrain_dist.api": ("Run", "cotrain", "load_run"),
+    "cotrain_dist.config": (
+        *("Config", "CotrainConfig", "DataConfig", "ModelConfig"),
+        *("PretrainConfig", "SelectionConfig", "TrainConfig"),
+    ),
+    "cotrain_dist.errors": ("TrainingError", "UserError"),
+    "cotrain_dist.method.selection": ("select_disagreement",),
+}
+
+__all__ = [
+    "Config",
+    "CotrainConfig",
+    "DataConfig",
+    "ModelConfig",
+    "PretrainConfig",
+    "Run",
+    "SelectionConfig",
+    "TrainConfig",
+    "TrainingError",
+    "UserError",
+    "cotrain",
+    "load_run",
+    "select_disagreement",
+]
+
 # Without a handler Python would print errors a second time.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

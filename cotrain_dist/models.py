@@ -65,7 +65,7 @@ def check_names(role: Role, config: ModelConfig, optimizer: str) -> None:
         )
     if optimizer not in timm.optim.list_optimizers():
         raise UserError(
-            "train.optimizer",
+            f"model_{role.value}.optimizer" if config.optimizer else "train.optimizer",
             optimizer,
             "is no optimizer of timm",
             _did_you_mean(optimizer, timm.optim.list_optimizers()),
@@ -246,3 +246,11 @@ def save_model(
     )
     shutil.rmtree(folder, ignore_errors=True)
     beside.rename(folder)
+
+
+def load_saved(folder: Path) -> nn.Module:
+    """A model that `save_model` wrote, in evaluation mode. Raises UserError where there is none."""
+    if not (folder / "model.safetensors").is_file():
+        raise UserError("models", folder, "holds no saved model", "name a folder of RUN/models")
+    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    return model.eval()

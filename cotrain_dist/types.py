@@ -70,3 +70,16 @@ class Exchange:
     def selected_by(self, role: Role) -> PseudoLabeled:
         """R_A for role A, R_B for role B."""
         return self.a if role is Role.A else self.b
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What A, B and both together say about one image: label and confidence (0..1) of each."""
+
+    path: str
+    label_a: str
+    confidence_a: float
+    label_b: str
+    confidence_b: float
+    label: str
+    confidence: float

@@ -1,10 +1,24 @@
 """What tests share: the end of the warm rank processes, and a small folder of images."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ranks import close_ranks, run_ranks, tiny_config, train_run
+
+from cotrain_dist.config import (
+    Config,
+    CotrainConfig,
+    DataConfig,
+    ModelConfig,
+    PoolConfig,
+    PretrainConfig,
+    SelectionConfig,
+    TrainConfig,
+)
 
 IMAGES_PER_CLASS = 20
 
@@ -49,3 +63,107 @@ def pretrained(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
     run_ranks(train_run, 1, tmp_path, config)
     return tmp_path / "run" / "models"
+
+
+@pytest.fixture(scope="session")
+def digits_table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 4 classes with 24 labeled images each, and 12 images of each without label.
+
+    A file's first letter is its digit, whether the table says so or not.
+    """
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    folder = tmp_path_factory.mktemp("digits_table")
+    (folder / "images").mkdir()
+    digits, lines = load_digits(), ["path,label"]
+    for digit in range(4):
+        for index, pixels in enumerate(digits.images[digits.target == digit][:36]):
+            path = f"images/{digit}_{index:02d}.png"
+            Image.fromarray((pixels * (255 / 16)).astype("uint8")).save(folder / path)
+            lines.append(f"{path},{digit if index < 24 else ''}")
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder / "table.csv"
+
+
+def two_models_config(table: Path, output_dir: Path, **changes: Any) -> Config:
+    """Both steps with V and a tracker; B sees larger images, A has an optimizer of its own."""
+    settings: dict[str, Any] = {
+        "data": DataConfig(
+            source="csv",
+            table=str(table),
+            image_size=16,
+            center_crop_fraction=1.0,
+            augment="off",
+            test_per_class=6,
+            labeled_per_class=4,
+            validation_fraction=0.15,
+        ),
+        "model_a": ModelConfig(
+            name="test_resnet", optimizer="sgd", weight_decay=0.0, learning_rate_scale=10.0
+        ),
+        "model_b": ModelConfig(
+            name="test_vit", image_size=32, augment="crop_flip", crop_min_area=0.8
+        ),
+        "train": TrainConfig(batch_size=10),
+        "pretrain": PretrainConfig(
+            num_epochs=20, warmup_epochs=0, learning_rate=3e-3, eval_every_epochs=8
+        ),
+        "cotrain": CotrainConfig(num_epochs=2, warmup_epochs=0, learning_rate=1e-3),
+        "selection": SelectionConfig(threshold=0.7),
+        "pool": PoolConfig(chunk_size=10),
+        "device": "cpu",
+        "tracking": "tensorboard",
+        "output_dir": str(output_dir),
+    }
+    return Config(**(settings | changes))
+
+
+def cotrain_quietly(config: Config) -> list[dict[str, dict[str, list[int]]]]:
+    """A body: the whole training; returns R_A and R_B of each epoch, ids and labels."""
+    from cotrain_dist import cotrain
+    from cotrain_dist.training import cotrain as loop
+
+    exchanges, publish = [], loop.publish_epoch
+
+    def note(epoch: int, exchanged: Any, *rest: Any) -> int:
+        if epoch:
+            exchanges.append(
+                {
+                    name: {"ids": r.sample_ids.tolist(), "labels": r.labels.tolist()}
+                    for name, r in (("a", exchanged.a), ("b", exchanged.b))
+                }
+            )
+        return int(publish(epoch, exchanged, *rest))
+
+    loop.publish_epoch = note
+    try:
+        cotrain(config, quiet=True)
+    finally:
+        loop.publish_epoch = publish
+    return exchanges
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of one process: where it lies, what it was told, what it exchanged and printed."""
+
+    path: Path
+    config: Config
+    exchanges: list[dict[str, dict[str, list[int]]]]
+    printed: str
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The lines of history.jsonl."""
+        return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def finished_run(digits_table: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """`two_models_config` trained through the Python API. Read it; do not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = two_models_config(digits_table, folder / "run")
+    (exchanges,) = run_ranks(cotrain_quietly, 1, folder, config)
+    printed = (folder / "rank-0.out").read_text()
+    return FinishedRun(folder / "run", config, exchanges, printed)

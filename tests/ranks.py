@@ -364,9 +364,13 @@ def complaint(config: Config, resume: bool = False) -> tuple[str, str]:
 
 
 def history_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's history without what the clock says."""
+    """The lines of a run's history without what clock and memory say."""
     return [
-        {key: value for key, value in json.loads(line).items() if "seconds" not in key}
+        {
+            key: value
+            for key, value in json.loads(line).items()
+            if "seconds" not in key and "memory" not in key
+        }
         for line in (run / "history.jsonl").read_text().splitlines()
     ]
 

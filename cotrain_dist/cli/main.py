@@ -3,10 +3,10 @@
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cotrain_dist import __version__
-from cotrain_dist.cli import train
+from cotrain_dist.cli import env, evaluate, plan, predict, runs, train
 from cotrain_dist.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
@@ -18,11 +18,26 @@ from cotrain_dist.errors import (
 USAGE = """\
 usage: cotrain-dist train [--config FILE] [--KEY VALUE ...]
        cotrain-dist train --resume RUN [--KEY VALUE ...]
+       cotrain-dist evaluate RUN [--on T|V|U|FOLDER] [--output FILE.json]
+       cotrain-dist predict RUN IMAGES... [--output FILE.csv|.jsonl|.parquet]
+       cotrain-dist plan [--num_ranks N] [--num_nodes N] [--measure] [--config FILE] ...
+       cotrain-dist runs [DIR]
+       cotrain-dist env
        cotrain-dist --version
 
 train co-trains two image classifiers; train --help lists every key. Several processes:
 accelerate launch --multi_gpu --num_processes 2 -m cotrain_dist train ... (on a CPU as well).
 """
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train.run,
+    "evaluate": evaluate.run,
+    "predict": predict.run,
+    "plan": plan.run,
+    "runs": runs.run,
+    "env": env.run,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,8 +63,8 @@ def _dispatch(arguments: list[str]) -> int:
         case [] | ["--help" | "-h"]:
             print(USAGE, end="")
             return 0 if arguments else EXIT_USER_ERROR
-        case ["train", *rest]:
-            return train.run(rest)
+        case [command, *rest] if command in COMMANDS:
+            return COMMANDS[command](rest)
         case [command, *_]:
             raise UserError("command", command, "is not known", "cotrain-dist --help lists them")
     return EXIT_USER_ERROR

@@ -87,6 +87,44 @@ def config_from_yaml(text: str, origin: str) -> Config:
     return _build(Config, _convert_all(_read_yaml(text, origin)))
 
 
+@dataclass(frozen=True)
+class KeyDescription:
+    """A key for people: dotted name, type, default and one line."""
+
+    name: str
+    type: str
+    default: str
+    doc: str
+
+
+def describe_keys() -> list[KeyDescription]:
+    """Every key, those of the top level first, then section by section."""
+    keys = sorted(_keys().items(), key=lambda item: "." in item[0])
+    return [
+        KeyDescription(name, _type_name(key.hint), _shown(key.default), key.doc)
+        for name, key in keys
+    ]
+
+
+def is_key(name: str) -> bool:
+    """Whether settings know `name`, as in `--name VALUE`."""
+    return name in _keys() or name in _OPTIONS
+
+
+def _type_name(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return ", ".join(map(str, get_args(hint)))
+    parts = get_args(hint)
+    if type(None) in parts:
+        inner = " or ".join(_type_name(part) for part in parts if part is not type(None))
+        return f"{inner} or null"
+    return hint.__name__ if isinstance(hint, type) and not parts else str(hint)
+
+
+def _shown(default: object) -> str:
+    return "null" if default is None else str(yaml.safe_dump(default).split("\n")[0])
+
+
 @cache
 def _keys() -> dict[str, _Key]:
     return dict(_walk(Config(), ""))
@@ -249,12 +287,12 @@ def _convert(name: str, given: _Given) -> object:
 
 def _wrong_type(name: str, given: _Given) -> UserError:
     key = _keys()[name]
-    choices = get_args(key.hint)
-    if get_origin(key.hint) is Literal:
-        expected = "one of " + ", ".join(choices)
-    else:
-        hints = choices if type(None) in choices else (key.hint,)
-        expected = " or ".join(_EXPECTED[hint] for hint in hints)
+    parts = get_args(key.hint)
+    hints = parts if type(None) in parts else (key.hint,)
+    expected = " or ".join(
+        "one of " + ", ".join(get_args(hint)) if get_origin(hint) is Literal else _EXPECTED[hint]
+        for hint in hints
+    )
     default = yaml.safe_dump(key.default).splitlines()[0]
     rule = f"must be {expected}{given.where}"
     return UserError(name, _show(given.value), rule, f"leave it out for the default, {default}")

@@ -1,16 +1,18 @@
 """The groups of a run on disk: one table, drawn once, read by every later command on the run."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources import Listing
+from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group, Shares, draw_groups
 
@@ -44,14 +46,14 @@ class GroupTable:
         """As stored: one row a sample_id, the class names in order in the schema's metadata."""
         names = self.class_names
         columns = {
-            "source": [self.listing.source] * len(self.groups),
+            "source": list(self.listing.sources),
             "path": list(self.listing.paths),
-            "class": [names[class_id] for class_id in self.class_ids.tolist()],
+            "class": [None if i == UNKNOWN else names[i] for i in self.class_ids.tolist()],
             "group": [Group(group).name for group in self.groups.tolist()],
             "size": list(self.listing.sizes),
             "sha256": list(self.listing.digests),
         }
-        return pa.table(columns).replace_schema_metadata({"class_names": "\n".join(names)})
+        return pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
 
     def digest(self) -> str:
         """SHA-256 over all rows: what a checkpoint must have been made from."""
@@ -67,8 +69,9 @@ class GroupTable:
 
 def draw_group_table(listing: Listing, config: DataConfig, seed: int) -> GroupTable:
     """Draw the groups of a listing. Raises UserError where a class is too small."""
+    test = config.test_fraction if config.test_per_class is None else config.test_per_class
     shares = Shares(
-        test=config.test_fraction if config.test_per_class is None else config.test_per_class,
+        test=0 if config.test else test,
         validation=config.validation_fraction,
         labeled=(
             config.labeled_fraction
@@ -76,7 +79,16 @@ def draw_group_table(listing: Listing, config: DataConfig, seed: int) -> GroupTa
             else config.labeled_per_class
         ),
     )
-    return GroupTable(listing, draw_groups(listing.class_ids, listing.class_names, shares, seed))
+    sources = np.array(listing.sources)
+    groups = torch.full((len(sources),), Group.U, dtype=torch.int64)
+    groups[torch.from_numpy(sources == TEST)] = Group.T
+    own = torch.from_numpy((sources != TEST) & (sources != UNLABELED))
+    labeled = own & (listing.class_ids != UNKNOWN)
+    has_others = bool((own & ~labeled).any()) or UNLABELED in listing.sources  # they fill U
+    groups[labeled] = draw_groups(
+        listing.class_ids[labeled], listing.class_names, shares, seed, pool_needed=not has_others
+    )
+    return GroupTable(listing, groups)
 
 
 def load_group_table(path: Path) -> GroupTable:
@@ -100,11 +112,14 @@ def load_group_table(path: Path) -> GroupTable:
 def parse_group_table(content: bytes) -> GroupTable:
     """The table that `to_parquet` wrote."""
     table = pq.read_table(pa.BufferReader(content))
+    if not len(table):
+        raise ValueError("it has no rows")
     columns = {name: table.column(name).to_pylist() for name in COLUMNS}
-    names = tuple(table.schema.metadata[b"class_names"].decode().split("\n"))
-    id_of = {name: class_id for class_id, name in enumerate(names)}
+    names = tuple(json.loads(table.schema.metadata[b"class_names"]))
+    id_of: dict[str | None, int] = {name: class_id for class_id, name in enumerate(names)}
+    id_of[None] = UNKNOWN
     listing = Listing(
-        source=columns["source"][0],
+        sources=tuple(columns["source"]),
         paths=tuple(columns["path"]),
         class_ids=torch.tensor([id_of[name] for name in columns["class"]]),
         class_names=names,

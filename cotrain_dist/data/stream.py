@@ -12,8 +12,8 @@ from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import ReadImage
 from cotrain_dist.keys import seeded
 
-Transform = Callable[[Image.Image], Tensor]
-"""RGB image -> [3, S, S] float32, normalized."""
+Transform = Callable[[Image.Image | None], Tensor]
+"""RGB image -> [3, S, S] float32, normalized; None comes from a reader that passes over."""
 
 
 def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:

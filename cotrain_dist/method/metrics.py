@@ -41,16 +41,36 @@ def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
     return Accuracy(
         top1=right.double().mean().item(),
         top5=(ahead.sum(dim=1) < 5).double().mean().item(),
-        mean_class_recall=_mean_class_recall(right, targets, probs.shape[1]),
+        mean_class_recall=class_recall(labels, targets, probs.shape[1]).nanmean().item(),
         calibration_error=_calibration_error(confidence.double(), right.double()),
     )
 
 
-def _mean_class_recall(right: Tensor, targets: Tensor, num_classes: int) -> float:
+def class_recall(labels: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """Share of each class's images that are called by its name, [C] float64; NaN without images."""
     num_images = torch.bincount(targets, minlength=num_classes)
-    num_right = torch.bincount(targets[right], minlength=num_classes)
-    occurs = num_images > 0
-    return (num_right[occurs].double() / num_images[occurs]).mean().item()
+    num_right = torch.bincount(targets[labels == targets], minlength=num_classes)
+    return num_right.double() / num_images
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How many images of one class were called by another's name."""
+
+    true: int
+    called: int
+    count: int
+
+
+def most_confused(labels: Tensor, targets: Tensor, num_pairs: int) -> list[Confusion]:
+    """The pairs of classes confused most often, the largest first; of equals the lower ids."""
+    wrong = labels != targets
+    pairs = torch.stack([targets[wrong], labels[wrong]], dim=1)
+    found, counts = pairs.unique(dim=0, return_counts=True)
+    order = counts.argsort(descending=True, stable=True)[:num_pairs]
+    return [
+        Confusion(int(found[index, 0]), int(found[index, 1]), int(counts[index])) for index in order
+    ]
 
 
 def _calibration_error(confidence: Tensor, right: Tensor) -> float:

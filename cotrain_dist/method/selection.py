@@ -15,6 +15,14 @@ def select_disagreement(votes: Votes, *, threshold: float) -> Selection:
     votes.labels: [2, N] uint16; votes.doubt: [2, N] int16. Sure means c > τ, unsure c < τ, both
     strict and decided on codes: a doubt whose code equals the threshold's is neither. An image
     that either model could not score (INVALID_DOUBT) is in neither R.
+
+    >>> from cotrain_dist.method.scores import encode_doubt
+    >>> labels = torch.tensor([[0, 0, 0], [0, 1, 1]]).to(torch.uint16)
+    >>> confidence = torch.tensor([[0.9, 0.9, 0.4], [0.5, 0.5, 0.9]])
+    >>> votes = Votes(labels, encode_doubt(confidence))
+    >>> selection = select_disagreement(votes, threshold=0.8)
+    >>> selection.a.tolist(), selection.b.tolist()
+    ([False, True, False], [False, False, True])
     """
     cut = threshold_code(threshold)
     valid = (votes.doubt <= LARGEST_DOUBT).all(dim=0)

@@ -33,18 +33,26 @@ class Shares:
     labeled: float | int
 
 
-def draw_groups(class_ids: Tensor, class_names: Sequence[str], shares: Shares, seed: int) -> Tensor:
+def draw_groups(
+    class_ids: Tensor,
+    class_names: Sequence[str],
+    shares: Shares,
+    seed: int,
+    *,
+    pool_needed: bool = True,
+) -> Tensor:
     """The group of each image. class_ids: [N] int64 -> [N] int64 of `Group` values.
 
     Each class has one permutation, keyed by seed and class name. T and then V are taken from its
     front, L_A and L_B in turn from its back: so a larger labeled share holds every smaller one, and
-    T never moves. Raises UserError naming the classes that cannot fill every group.
+    T never moves. A share of 0 needs no image; pool_needed says whether U does, or is filled from
+    elsewhere. Raises UserError naming the classes that cannot fill every group.
     """
     groups = torch.full_like(class_ids, Group.U)
     too_small = []
     for class_id, name in enumerate(class_names):
         members = (class_ids == class_id).nonzero().flatten()
-        counts = _class_counts(len(members), shares)
+        counts = _class_counts(len(members), shares, pool_needed)
         if counts is None:
             too_small.append(f"{name} ({len(members)} images)")
             continue
@@ -67,13 +75,18 @@ def draw_groups(class_ids: Tensor, class_names: Sequence[str], shares: Shares, s
     return groups
 
 
-def _class_counts(num_images: int, shares: Shares) -> tuple[int, int, int] | None:
-    """Images of T, V and each L in a class; None where a group or U would be empty."""
+def _class_counts(
+    num_images: int, shares: Shares, pool_needed: bool
+) -> tuple[int, int, int] | None:
+    """Images of T, V and each L in a class; None where a group would be empty."""
     num_test, num_validation, num_labeled = (
         share if isinstance(share, int) else round(share * num_images)
         for share in (shares.test, shares.validation, shares.labeled)
     )
-    needed = [num_test, num_labeled, num_images - num_test - num_validation - 2 * num_labeled]
-    if shares.validation:
-        needed.append(num_validation)
-    return (num_test, num_validation, num_labeled) if min(needed) >= 1 else None
+    num_pool = num_images - num_test - num_validation - 2 * num_labeled
+    needed = [num_labeled]
+    needed += [num_test] if shares.test else []
+    needed += [num_validation] if shares.validation else []
+    if min(needed) < 1 or num_pool < int(pool_needed):
+        return None
+    return num_test, num_validation, num_labeled

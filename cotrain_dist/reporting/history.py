@@ -20,10 +20,11 @@ class History:
             os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines, oldest first."""
+        """All whole lines, oldest first; a killed run may have left half of one more."""
         if not self._path.exists():
             return []
-        return [json.loads(line) for line in self._path.read_text().splitlines()]
+        whole, _, _ = self._path.read_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def cut_after(self, num_lines: int) -> None:
         """Keep the first lines alone: a killed run may have written one more than it committed."""

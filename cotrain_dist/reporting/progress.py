@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from cotrain_dist.reporting.console import build_console
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class Reporter:
     """Shows what this rank does. `show`: on the lead rank; the others write their log alone."""
 
     def __init__(self, show: bool) -> None:
-        self._console = Console(highlight=False) if show else None
+        self._console = build_console() if show else None
         self._last = ""
 
     def say(self, line: str, *, shown: bool = True) -> None:

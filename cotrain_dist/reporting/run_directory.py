@@ -52,7 +52,7 @@ class RunDirectory:
         """Take the directory for a resume."""
         self.check_is_run()
         self.lock()
-        self.write_json("run.json", {"run_id": self.run_id, "attempt": self.attempt + 1})
+        self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
 
     def check_is_run(self) -> None:
         """Raise UserError unless a run lies here."""
@@ -93,9 +93,15 @@ class RunDirectory:
         folder.mkdir(exist_ok=True)
         handler = logging.FileHandler(folder / f"rank-{global_rank:03d}.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        stop_log()  # of an earlier training in this process
         package = logging.getLogger("cotrain_dist")
-        for old in [h for h in package.handlers if isinstance(h, logging.FileHandler)]:
-            package.removeHandler(old)
-            old.close()
         package.addHandler(handler)
         package.setLevel(logging.INFO)
+
+
+def stop_log() -> None:
+    """Close this process's log file, if it has one."""
+    package = logging.getLogger("cotrain_dist")
+    for handler in [h for h in package.handlers if isinstance(h, logging.FileHandler)]:
+        package.removeHandler(handler)
+        handler.close()

@@ -2,7 +2,13 @@
 
 from typing import Any
 
+import torch
 from rich.table import Table
+from torch import Tensor
+
+from cotrain_dist.method.metrics import Accuracy, Confusion
+
+TITLES = {"a": "A", "b": "B", "ensemble": "ensemble"}
 
 COLUMNS = (
     ("top1", "top-1"),
@@ -20,8 +26,42 @@ def before_and_after(history: list[dict[str, Any]]) -> Table:
     for _, title in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("gain", justify="right")
-    for name, title in (("a", "A"), ("b", "B"), ("ensemble", "ensemble")):
+    for name, title in TITLES.items():
         before, after = first["test"][name], last["test"][name]
         cells = [f"{100 * before[key]:.1f} → {100 * after[key]:.1f}" for key, _ in COLUMNS]
         table.add_row(title, *cells, f"{100 * (after['top1'] - before['top1']):+.1f}")
+    return table
+
+
+def accuracy_table(figures: dict[str, Accuracy], title: str) -> Table:
+    """A, B and ensemble on one set of images."""
+    table = Table(title=f"{title}, in %")
+    for heading in ("", "top-1", "top-5", "mean recall", "calib. error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, heading in TITLES.items():
+        values = figures[name].as_dict().values()
+        table.add_row(heading, *(f"{100 * value:.1f}" for value in values))
+    return table
+
+
+def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: list[str]) -> Table:
+    """Recall of every class that occurs, the worst of the ensemble first."""
+    table = Table(title="By class: share called by its name, in %")
+    for heading in ("class", "images", *TITLES.values()):
+        table.add_column(heading, justify="left" if heading == "class" else "right")
+    counts = torch.bincount(targets, minlength=len(class_names))
+    for class_id in recall["ensemble"].argsort(stable=True).tolist():
+        if counts[class_id]:
+            shares = [f"{100 * recall[name][class_id].item():.1f}" for name in TITLES]
+            table.add_row(class_names[class_id], str(int(counts[class_id])), *shares)
+    return table
+
+
+def confusion_table(confused: list[Confusion], class_names: list[str]) -> Table:
+    """The most confused pairs of classes."""
+    table = Table(title="Most confused by the ensemble")
+    for heading in ("class", "called", "images"):
+        table.add_column(heading)
+    for pair in confused:
+        table.add_row(class_names[pair.true], class_names[pair.called], str(pair.count))
     return table

@@ -1,16 +1,21 @@
-"""The process among its peers: device, precision, role groups. The only importer of accelerate."""
+"""The process among its peers: device, precision, role groups.
+
+With `tracking`, the only importer of accelerate.
+"""
 
 import os
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
@@ -20,7 +25,13 @@ from cotrain_dist.method.placement import Placement, RankRow, check_devices, pla
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier, require_equal
 from cotrain_dist.runtime.heartbeat import Heartbeat
-from cotrain_dist.runtime.launch import check_environment, check_world, use_cpu
+from cotrain_dist.runtime.launch import (
+    check_environment,
+    check_world,
+    mixed_precision_of,
+    use_cpu,
+)
+from cotrain_dist.runtime.tracking import check_tracker, start_tracker, stop_tracker, track_record
 from cotrain_dist.types import ROLES, Role
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
@@ -46,6 +57,12 @@ class Runtime:
     def device(self) -> torch.device:
         """Device of this process."""
         return torch.device(self.accelerator.device)
+
+    @property
+    def precision(self) -> str:
+        """fp32, bf16 or fp16: what autocast runs in."""
+        mixed = str(self.accelerator.mixed_precision)
+        return "fp32" if mixed == "no" else mixed
 
     @property
     def global_rank(self) -> int:
@@ -80,13 +97,24 @@ class Runtime:
         with self.clock.measure("idle"):
             barrier(self.control)
 
+    def start_tracker(self, settings: Mapping[str, Any]) -> None:
+        """Begin to track, where the settings ask for it."""
+        start_tracker(self.accelerator, settings)
+
+    def track(self, record: Mapping[str, Any]) -> None:
+        """Send a history line to the tracker."""
+        track_record(self.accelerator, record)
+
     def close(self) -> None:
         """Collective over all ranks: end in order. The second barrier keeps the store alive."""
+        stop_tracker(self.accelerator)
         barrier(self.control)
         if self.heartbeat is not None:
             self.heartbeat.stop()
             barrier(self.control)
             dist.destroy_process_group()
+        # Accelerate keeps the first precision for good; a notebook may train with another next.
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -> Runtime:
@@ -94,13 +122,19 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
 
     Costs are operations an image of A and B. Raises UserError for a wrong start.
     """
+    check_tracker(config.tracking)
     environ = dict(os.environ)  # Accelerate writes its own view of the world over WORLD_SIZE
     check_environment(environ)
     on_cpu = use_cpu(config.device, environ, torch.cuda.device_count())
     limit = timedelta(seconds=config.distributed.timeout_seconds)
+    torch.backends.cuda.matmul.allow_tf32 = config.tf32
+    torch.backends.cudnn.allow_tf32 = config.tf32
     accelerator = Accelerator(
         cpu=on_cpu,
+        mixed_precision=mixed_precision_of(config.precision, on_cpu, environ),
         rng_types=[],
+        log_with=None if config.tracking == "none" else config.tracking,
+        project_dir=config.output_dir,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
     check_world(environ, accelerator.num_processes)
@@ -193,7 +227,7 @@ def describe_environment(rt: Runtime) -> dict[str, object]:
         **_versions(),
         "platform": platform.platform(),
         "num_threads_per_rank": torch.get_num_threads(),
-        "precision": rt.accelerator.mixed_precision,
+        "precision": rt.precision,
         "distributed": str(rt.accelerator.distributed_type.value),
         "ranks": [
             asdict(row) | {"roles": [role.value for role in rt.placement.roles_of(row.global_rank)]}

@@ -1,8 +1,12 @@
-"""Seconds spent in each phase of an epoch."""
+"""Seconds spent in each phase of an epoch, and the memory it took."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+import torch
 
 
 class Clock:
@@ -26,3 +30,11 @@ class Clock:
         taken = {phase: round(seconds, 3) for phase, seconds in self._seconds.items()}
         self._seconds = {}
         return taken
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has held so far: of the GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -15,14 +15,6 @@ def check_environment(environ: Mapping[str, str]) -> None:
 
     Called before any process group exists. `environ` is os.environ.
     """
-    precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if precision not in {"no", "bf16"}:
-        raise UserError(
-            "--mixed_precision",
-            precision,
-            "is not supported: a gradient scaler would have to be shared by A and B",
-            "start with --mixed_precision bf16 or no",
-        )
     if "WORLD_SIZE" in environ:
         _check_rendezvous(environ)
         return
@@ -94,6 +86,30 @@ def use_cpu(device: str, environ: Mapping[str, str], num_gpus: int) -> bool:
             f"start {num_gpus} process(es) a node, or give --device cpu",
         )
     return False
+
+
+def mixed_precision_of(precision: str, on_cpu: bool, environ: Mapping[str, str]) -> str:
+    """The precision in Accelerate's words: the setting, or with `auto` the launcher's.
+
+    Raises UserError where the two contradict each other, or the device cannot do it.
+    """
+    launcher = environ.get("ACCELERATE_MIXED_PRECISION")
+    wanted = {"auto": launcher or "no", "fp32": "no"}.get(precision, precision)
+    if launcher is not None and launcher != wanted:
+        raise UserError(
+            "precision",
+            precision,
+            f"the launcher was told --mixed_precision {launcher}",
+            f"give accelerate launch --mixed_precision {wanted}, or leave precision at auto",
+        )
+    if wanted not in {"no", "bf16", "fp16"} or (wanted == "fp16" and on_cpu):
+        raise UserError(
+            "precision",
+            wanted,
+            "is not to be had here: fp16 needs a GPU, and fp8 is not supported",
+            "use bf16 or fp32",
+        )
+    return wanted
 
 
 def _is_true(value: str) -> bool:

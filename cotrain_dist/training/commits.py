@@ -99,6 +99,7 @@ def _header(phase: str, epoch: int, exp: Experiment) -> dict[str, Any]:
         # The position to go on from: the next epoch's first micro-batch.
         "next": {"epoch": epoch + 1, "step": 0, "micro_step": 0},
         "num_ranks": exp.rt.num_ranks,
+        "precision": exp.rt.precision,
         "config_sha256": exp.config_digest,
         "data_sha256": exp.data_digest,
     }
@@ -115,7 +116,8 @@ def _commit_student(
     if student.is_lead:
         tensors["model"] = dict(student.model.named_parameters())
         tensors["optimizer"], rest = pack_optimizer(student.optimizer)
-        state = _header(phase, epoch, exp) | progress | {"optimizer": rest}
+        state = _header(phase, epoch, exp) | progress
+        state |= {"optimizer": rest, "scaler": student.scaler.state_dict()}
     folder = exp.run.checkpoints / student.role.value
     target = folder / _name(phase, epoch)
     commit(target, tensors, state, student.group)
@@ -181,10 +183,16 @@ def _restore_student(student: Student, folder: Path, exp: Experiment) -> dict[st
     for name, buffer in student.model.named_buffers():
         buffer.copy_(buffers[name])
     unpack_optimizer(student.optimizer, read_tensors(folder, "optimizer"), state["optimizer"])
+    student.scaler.load_state_dict(state["scaler"])
     if state["num_ranks"] != exp.rt.num_ranks:
         exp.reporter.warn(
             f"resumed with {exp.rt.num_ranks} ranks after {state['num_ranks']}: right, but "
             "gradients are summed in another order, so not bit-equal to an undisturbed run"
+        )
+    if state["precision"] != exp.rt.precision:
+        exp.reporter.warn(
+            f"resumed in {exp.rt.precision} after {state['precision']}: the result is that of "
+            "neither; start as before, or set precision"
         )
     return state
 

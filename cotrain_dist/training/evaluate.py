@@ -1,5 +1,7 @@
 """Passes without gradients: logits of a group's images, and what is measured on them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,12 +13,12 @@ from cotrain_dist.method.splits import Group
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_rows
 from cotrain_dist.training.experiment import Experiment
-from cotrain_dist.training.student import Student, memory_format_of
+from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import ROLES, Role
 
 
 @torch.no_grad()
-def predict_shard(student: Student, sample_ids: Tensor, what: str, exp: Experiment) -> Tensor:
+def predict_shard(student: Classifier, sample_ids: Tensor, what: str, exp: Experiment) -> Tensor:
     """Logits of this rank's share of the images, [n, C] float32 on the CPU. No communication.
 
     The share is whole chunks of `pool.chunk_size`, each one forward pass: so the logits have the
@@ -27,7 +29,7 @@ def predict_shard(student: Student, sample_ids: Tensor, what: str, exp: Experime
     )
     batches = [sample_ids[start:stop] for start, stop in chunks]
     num_images = sum(len(batch) for batch in batches)
-    device, memory_format = exp.rt.device, memory_format_of(exp.config.train)
+    device = exp.rt.device
     pixels = stream_batches(
         exp.read,
         student.eval_transform,
@@ -39,7 +41,7 @@ def predict_shard(student: Student, sample_ids: Tensor, what: str, exp: Experime
     logits = [torch.empty(0, len(exp.table.class_names))]
     with exp.reporter.track(f"{what} {student.role.name}", num_images) as advance:
         for images in pixels:
-            images = images.to(device, memory_format=memory_format, non_blocking=True)
+            images = images.to(device, memory_format=student.memory_format, non_blocking=True)
             logits.append(student.model(images).float().cpu())
             advance(len(images))
     return torch.cat(logits)
@@ -57,29 +59,44 @@ def gather_by_role(shards: dict[Role, Tensor], template: Tensor, rt: Runtime) ->
     return gathered
 
 
-def measure_group(students: list[Student], group: Group, exp: Experiment) -> dict[str, Accuracy]:
-    """Collective over all ranks: A, B and the mean of their probabilities on a labeled group.
+def gather_probs(
+    students: Sequence[Classifier],
+    sample_ids: Tensor,
+    exp: Experiment,
+    *,
+    keep_invalid: bool = False,
+) -> dict[str, Tensor]:
+    """Collective over all ranks: class probabilities of the images, [N, C] float32 on every rank.
 
-    Keys: a, b, ensemble. Each image counts once, in every world.
+    Keys: a, b, and ensemble, their mean. Each image passes once through each model. keep_invalid:
+    rows whose logits are not finite stay NaN instead of becoming uniform.
     """
-    sample_ids = exp.table.sample_ids(group)
     with exp.rt.clock.measure("evaluate"):
-        shards = {
-            student.role: to_probs(predict_shard(student, sample_ids, "measure", exp))
-            for student in students
-        }
+        shards = {}
+        for student in students:
+            logits = predict_shard(student, sample_ids, "measure", exp)
+            shards[student.role] = logits.softmax(dim=1) if keep_invalid else to_probs(logits)
     exp.rt.wait_for_all()
     with exp.rt.clock.measure("evaluate"):
         probs = gather_by_role(shards, torch.empty(0, len(exp.table.class_names)), exp.rt)
-        targets = exp.table.class_ids[sample_ids]
-        a, b = probs[Role.A], probs[Role.B]
-        return {
-            name: measure_accuracy(values, targets)
-            for name, values in (("a", a), ("b", b), ("ensemble", (a + b) / 2))
-        }
+    a, b = probs[Role.A], probs[Role.B]
+    return {"a": a, "b": b, "ensemble": (a + b) / 2}
 
 
-def measure_role(student: Student, sample_ids: Tensor, exp: Experiment) -> Accuracy:
+def measure_group(
+    students: Sequence[Classifier], group: Group, exp: Experiment
+) -> dict[str, Accuracy]:
+    """Collective over all ranks: A, B and the mean of their probabilities on a labeled group.
+
+    Each image counts once, in every world.
+    """
+    sample_ids = exp.table.sample_ids(group)
+    probs = gather_probs(students, sample_ids, exp)
+    targets = exp.table.class_ids[sample_ids]
+    return {name: measure_accuracy(values, targets) for name, values in probs.items()}
+
+
+def measure_role(student: Classifier, sample_ids: Tensor, exp: Experiment) -> Accuracy:
     """Collective over one role group: its model on labeled images, without augmentation."""
     with exp.rt.clock.measure("evaluate"):
         shard = to_probs(predict_shard(student, sample_ids, "measure", exp))

@@ -20,7 +20,7 @@ def pretrain(student: Student, state: PretrainState, exp: Experiment) -> None:
     Moves `state` on. Ends after `pretrain.num_epochs`, or once the model fits its labels to
     `stop_at_train_accuracy`.
     """
-    config = exp.config.pretrain
+    config = student.config.pretrain
     samples = labeled_samples(exp.table, student.role, labels="own")
     while state.next_epoch <= config.num_epochs and not state.is_finished:
         epoch, started = state.next_epoch, time.monotonic()

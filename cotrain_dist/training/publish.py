@@ -13,6 +13,7 @@ from cotrain_dist.method.metrics import Accuracy, agreement_rate, pseudo_label_a
 from cotrain_dist.method.selection import num_equal_codes
 from cotrain_dist.method.splits import Group
 from cotrain_dist.models import save_model
+from cotrain_dist.runtime.clock import peak_memory_bytes
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json
 from cotrain_dist.training.commits import CotrainState
 from cotrain_dist.training.experiment import Experiment
@@ -61,6 +62,7 @@ def publish_epoch(
         chosen = torch.isin(pool_ids, exchanged.selected_by(role).sample_ids)
         state.ever_selected |= chosen
     clocks = all_gather_json(exp.rt.clock.take(), exp.rt.control)
+    memory = all_gather_json(peak_memory_bytes(exp.rt.device), exp.rt.control)
     num_lines = 0
     if exp.rt.is_lead:
         record: dict[str, Any] = {
@@ -74,8 +76,10 @@ def publish_epoch(
             },
             "seconds": round(seconds, 3),
             "seconds_by_rank": clocks,
+            "peak_memory_bytes_by_rank": memory,
         }
         exp.run.history.append(record)
+        exp.rt.track(record)
         num_lines = len(exp.run.history.read())
         line = _line(record, exp.config.cotrain.num_epochs)
         exp.reporter.say(line)

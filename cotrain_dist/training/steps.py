@@ -22,7 +22,7 @@ from cotrain_dist.method.steps import (
 )
 from cotrain_dist.runtime.collectives import sum_over
 from cotrain_dist.training.experiment import Experiment, Samples
-from cotrain_dist.training.student import Student, average_buffers, memory_format_of
+from cotrain_dist.training.student import Student, average_buffers
 from cotrain_dist.types import Role
 
 
@@ -47,7 +47,7 @@ def train_epoch(
     Order, augmentation and dropout are keyed by seed, role, phase and epoch: what the other role
     does, or did, changes no bit.
     """
-    config, group = exp.config, student.group
+    config, group = student.config, student.group
     key = (config.seed, student.role.value, phase, epoch)
     order = order_samples(len(samples), "order", *key)
     steps = split_into_steps(order, config.train.batch_size)
@@ -91,10 +91,10 @@ def train_step(
     step_size: images of the step over all ranks. Each loss is divided by it, and gradients are
     summed over micro-batches and ranks: every image weighs the same, also where parts are uneven.
     """
-    device, config = exp.rt.device, exp.config.train
+    device, config = exp.rt.device, student.config.train
     loss_sum = 0.0
     for micro, micro_targets in enumerate(targets):
-        images = next(pixels).to(device, memory_format=memory_format_of(config), non_blocking=True)
+        images = next(pixels).to(device, memory_format=student.memory_format, non_blocking=True)
         labels = micro_targets.to(device, non_blocking=True)
         is_last = micro == len(targets) - 1
         with _reduce_if(is_last, student), seeded(*key, micro, device=device):
@@ -104,11 +104,13 @@ def train_step(
                 label_smoothing=config.label_smoothing,
                 reduction="sum",
             )
-            (loss / step_size).backward()
+            student.scaler.scale(loss / step_size).backward()
         loss_sum += loss.item()
     if config.clip_grad_norm is not None:
+        student.scaler.unscale_(student.optimizer)
         torch.nn.utils.clip_grad_norm_(student.model.parameters(), config.clip_grad_norm)
-    student.optimizer.step()
+    student.scaler.step(student.optimizer)
+    student.scaler.update()
     student.optimizer.zero_grad(set_to_none=True)
     return loss_sum
 

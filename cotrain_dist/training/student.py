@@ -1,13 +1,14 @@
 """A student: one model with its optimizer and schedule on this rank."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cotrain_dist.config import CotrainConfig, PretrainConfig, TrainConfig
+from cotrain_dist.config import Config, augments, resolve_model
 from cotrain_dist.data.stream import Transform, train_transform
 from cotrain_dist.models import (
     Preprocessing,
@@ -15,67 +16,88 @@ from cotrain_dist.models import (
     build_optimizer,
     preprocessing_of,
 )
+from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import RankGroup, sum_over
 from cotrain_dist.training.experiment import Experiment
 from cotrain_dist.types import Role
 
 
 @dataclass
-class Student:
-    """One of the two models, as this rank trains it."""
+class Classifier:
+    """One of the two models, as this rank labels and measures with it."""
 
     role: Role
+    config: Config
+    """The settings as this model sees them (`resolve_model`)."""
     model: nn.Module
     """The bare model: predicts, is measured and saved."""
-    trained: nn.Module
-    """The same weights behind DDP where the role has several ranks: takes training steps."""
     group: RankGroup
     preprocessing: Preprocessing
     eval_transform: Transform
-    train_transform: Transform
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
 
     @property
     def is_lead(self) -> bool:
         """Whether this rank speaks for the role."""
         return self.group.index == 0
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Layout of weights and images."""
+        return torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+
+
+@dataclass
+class Student(Classifier):
+    """A classifier that this rank trains."""
+
+    trained: nn.Module
+    """The same weights behind DDP (and torch.compile): takes training steps."""
+    train_transform: Transform
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    """One a student, since each model's losses have a scale of their own; idle without fp16."""
+
+
+def build_classifier(role: Role, model: nn.Module, config: Config, rt: Runtime) -> Classifier:
+    """A model on this rank's device, ready to predict."""
+    own = resolve_model(config, role.value)
+    preprocessing = preprocessing_of(model, own.data.image_size, own.data.center_crop_fraction)
+    classifier = Classifier(
+        role=role,
+        config=own,
+        model=model,
+        group=rt.role_groups[role],
+        preprocessing=preprocessing,
+        eval_transform=preprocessing.eval_transform(),
+    )
+    classifier.model = rt.prepare_model(model.to(memory_format=classifier.memory_format))
+    return classifier
+
 
 def build_student(role: Role, model: nn.Module, exp: Experiment) -> Student:
     """A model as the student of a role, ready for pre-training. Collective over the role group."""
-    config, data = exp.config, exp.config.data
-    preprocessing = preprocessing_of(model, data.image_size, data.center_crop_fraction)
-    eval_transform = preprocessing.eval_transform()
-    augment = train_transform(data, preprocessing.mean, preprocessing.std)
-    model = model.to(memory_format=memory_format_of(config.train))
-    model = exp.rt.prepare_model(model)
-    optimizer = build_optimizer(model, config.train, config.pretrain.learning_rate)
+    base = build_classifier(role, model, exp.config, exp.rt)
+    own = base.config
+    augment = train_transform(own.data, base.preprocessing.mean, base.preprocessing.std)
+    optimizer = build_optimizer(base.model, own.train, own.pretrain.learning_rate)
+    compiled = cast(nn.Module, torch.compile(base.model)) if own.compile else base.model
     return Student(
-        role=role,
-        model=model,
-        trained=_wrap(model, exp.rt.gradient_handles[role], exp.rt.device),
-        group=exp.rt.role_groups[role],
-        preprocessing=preprocessing,
-        eval_transform=eval_transform,
-        train_transform=augment if data.augments else eval_transform,
+        **vars(base),
+        trained=_wrap(compiled, exp.rt.gradient_handles[role], exp.rt.device),
+        train_transform=augment if augments(own.data) else base.eval_transform,
         optimizer=optimizer,
-        schedule=Schedule(optimizer, config.train, config.pretrain),
+        schedule=Schedule(optimizer, own.train, own.pretrain),
+        scaler=torch.amp.GradScaler(exp.rt.device.type, enabled=exp.rt.precision == "fp16"),
     )
 
 
-def memory_format_of(config: TrainConfig) -> torch.memory_format:
-    """Layout of weights and images."""
-    return torch.channels_last if config.channels_last else torch.contiguous_format
-
-
-def start_phase(
-    student: Student, config: TrainConfig, phase: PretrainConfig | CotrainConfig, *, fresh: bool
-) -> None:
-    """Begin a phase with its schedule and, if `fresh`, a new optimizer."""
-    if fresh:
-        student.optimizer = build_optimizer(student.model, config, phase.learning_rate)
-    student.schedule = Schedule(student.optimizer, config, phase)
+def start_step_two(student: Student) -> None:
+    """Begin Step 2 with its schedule and, unless told to keep it, a new optimizer."""
+    own = student.config
+    if own.cotrain.optimizer == "fresh":
+        student.optimizer = build_optimizer(student.model, own.train, own.cotrain.learning_rate)
+    student.schedule = Schedule(student.optimizer, own.train, own.cotrain)
 
 
 def _wrap(model: nn.Module, handle: dist.ProcessGroup | None, device: torch.device) -> nn.Module:

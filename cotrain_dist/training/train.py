@@ -1,13 +1,13 @@
 """A whole training: groups, Step 1, Step 2, and the models it leaves."""
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from cotrain_dist.config import Config, ModelConfig
+from cotrain_dist.config import Config, ModelConfig, resolve_model
+from cotrain_dist.config.digest import config_digest, flatten
 from cotrain_dist.data.groups import (
     GroupTable,
     draw_group_table,
@@ -41,29 +41,23 @@ from cotrain_dist.training.experiment import Experiment
 from cotrain_dist.training.pretrain import pretrain
 from cotrain_dist.training.publish import save_better_of_last_epoch
 from cotrain_dist.training.steps import check_parts
-from cotrain_dist.training.student import Student, build_student, start_phase
-from cotrain_dist.types import Role
-
-FREE_ON_RESUME = (
-    *("output_dir", "device", "placement", "distributed"),
-    *("data.root", "data.num_workers", "data.groups_from"),
-)
-"""Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
+from cotrain_dist.training.student import Student, build_student, start_step_two
+from cotrain_dist.types import ROLES, Role
 
 
-def train(config: Config, config_yaml: str, *, resume: bool) -> None:
+def train(config: Config, config_yaml: str, *, resume: bool, quiet: bool = False) -> None:
     """Train from the start, or go on from the last commit. Collective over all ranks.
 
-    config_yaml: the resolved settings, kept in the run directory.
+    config_yaml: the resolved settings, kept in the run directory. quiet: nothing on the console.
     """
-    for role in (Role.A, Role.B):
-        check_names(role, _model_config(config, role), config.train.optimizer)
-    cost_a, cost_b = _costs(config)
+    check_all_names(config)
+    cost_a, cost_b = model_costs(config)
     rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
-    exp = prepare_experiment(config, rt, resume=resume)
+    exp = prepare_experiment(config, rt, resume=resume, quiet=quiet)
     models = together(lambda: _first_models(exp), rt.control)
     together(lambda: _take_directory(exp, config_yaml, resume), rt.control)
     exp.run.start_log(rt.global_rank)
+    rt.start_tracker(flatten(asdict(config)))
     _introduce(exp)
     students = [build_student(role, model, exp) for role, model in models.items()]
     state = reach_step_two(students, exp)
@@ -72,34 +66,44 @@ def train(config: Config, config_yaml: str, *, resume: bool) -> None:
     rt.close()
 
 
+def check_all_names(config: Config) -> None:
+    """Raise UserError where timm does not know a model's or an optimizer's name."""
+    for role in ROLES:
+        own = resolve_model(config, role.value)
+        check_names(role, _model_config(config, role), own.train.optimizer)
+
+
 def _model_config(config: Config, role: Role) -> ModelConfig:
     return config.model_a if role is Role.A else config.model_b
 
 
-def _costs(config: Config) -> tuple[float, float]:
+def model_costs(config: Config) -> tuple[float, float]:
     """Operations an image of A and B; not counted where the models are the same."""
-    if config.model_a.name == config.model_b.name:
+    models = [
+        (_model_config(config, role), resolve_model(config, role.value).data.image_size)
+        for role in ROLES
+    ]
+    if len({(model.name, size) for model, size in models}) == 1:
         return 1.0, 1.0
-    size = config.data.image_size
-    return (
-        operations_per_image(config.model_a, size),
-        operations_per_image(config.model_b, size),
-    )
+    cost_a, cost_b = (operations_per_image(model, size) for model, size in models)
+    return cost_a, cost_b
 
 
-def prepare_experiment(config: Config, rt: Runtime, *, resume: bool) -> Experiment:
+def prepare_experiment(
+    config: Config, rt: Runtime, *, resume: bool, quiet: bool = False
+) -> Experiment:
     """List and check the data, draw or read the groups; nothing is written yet.
 
     Collective over all ranks.
     """
     run = RunDirectory(Path(config.output_dir))
-    reporter = Reporter(show=rt.is_lead)
+    reporter = Reporter(show=rt.is_lead and not quiet)
     if rt.is_lead and not resume:
         reporter.say("listing images and drawing groups")
     content = together(lambda: _groups_on_lead(config, rt, run, resume), rt.control)
     table = parse_group_table(broadcast_bytes(content, rt.control))
-    read = together(lambda: image_reader(config.data, table.listing), rt.control)
     together(lambda: check_table(table, config, rt.placement), rt.control)
+    read = together(lambda: image_reader(config.data, table.listing), rt.control)
     return Experiment(
         config=config,
         config_digest=config_digest(config),
@@ -114,13 +118,12 @@ def prepare_experiment(config: Config, rt: Runtime, *, resume: bool) -> Experime
 
 def _first_models(exp: Experiment) -> dict[Role, nn.Module]:
     """The models of the roles held here, before a file is written: names and files may be wrong."""
-    data = exp.config.data
     return {
         role: build_model(
             _model_config(exp.config, role),
             role,
             exp.table.class_names,
-            data.image_size,
+            resolve_model(exp.config, role.value).data.image_size,
             exp.config.seed,
         )
         for role in exp.rt.roles_here
@@ -134,9 +137,14 @@ def _groups_on_lead(config: Config, rt: Runtime, run: RunDirectory, resume: bool
     if resume:
         run.check_is_run()
         return load_group_table(run.groups).to_parquet()
+    return group_table_of(config).to_parquet()
+
+
+def group_table_of(config: Config) -> GroupTable:
+    """The groups that a new run would have: those of another one, or drawn."""
     if config.data.groups_from:
-        return load_group_table(Path(config.data.groups_from)).to_parquet()
-    return draw_group_table(list_images(config.data), config.data, config.seed).to_parquet()
+        return load_group_table(Path(config.data.groups_from))
+    return draw_group_table(list_images(config.data), config.data, config.seed)
 
 
 def check_table(table: GroupTable, config: Config, placement: Placement) -> None:
@@ -181,34 +189,6 @@ def _take_directory(exp: Experiment, config_yaml: str, resume: bool) -> None:
     run.write_json(f"environment{suffix}.json", describe_environment(exp.rt))
 
 
-def config_digest(config: Config) -> str:
-    """SHA-256 over all settings that decide a result."""
-    settings = {
-        key: value for key, value in flatten(asdict(config)).items() if not is_free_on_resume(key)
-    }
-    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as dotted keys.
-
-    >>> flatten({"seed": 0, "selection": {"threshold": 0.8}})
-    {'seed': 0, 'selection.threshold': 0.8}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def is_free_on_resume(key: str) -> bool:
-    """Whether a resume may change this setting."""
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_ON_RESUME)
-
-
 def _introduce(exp: Experiment) -> None:
     rt, table = exp.rt, exp.table
     sizes = ", ".join(f"{group.name} {len(table.sample_ids(group))}" for group in Group)
@@ -227,28 +207,29 @@ def reach_step_two(students: list[Student], exp: Experiment) -> CotrainState:
 
     Collective over all ranks.
     """
-    config = exp.config
-    fresh = config.cotrain.optimizer == "fresh"
     folder = together(lambda: last_cotrain_commit(exp), exp.rt.control)
     if folder is not None:
         for student in students:
-            start_phase(student, config.train, config.cotrain, fresh=fresh)
+            start_step_two(student)
         return together(lambda: restore_cotrain(students, folder, exp), exp.rt.control)
     states = together(lambda: [restore_pretrain(s, exp) for s in students], exp.rt.control)
     for student, state in zip(students, states, strict=True):
         pretrain(student, state, exp)
-    own_records = {s.role.value: state.records for s, state in zip(students, states, strict=True)}
+    own_records = {
+        s.role.value: state.records for s, state in zip(students, states, strict=True) if s.is_lead
+    }
     records: dict[str, list[dict[str, Any]]] = {}
     exp.rt.wait_for_all()
     for part in all_gather_json(own_records, exp.rt.control):
-        records |= {name: lines for name, lines in part.items() if lines}
+        records |= part
     if exp.rt.is_lead:
         exp.run.history.cut_after(0)  # of an attempt that ended right here
         for name in sorted(records):
             for record in records[name]:
                 exp.run.history.append(record)
+                exp.rt.track(record)
     for student in students:
-        start_phase(student, config.train, config.cotrain, fresh=fresh)
+        start_step_two(student)
     return start_state(students, exp)
 
 
@@ -260,5 +241,6 @@ def finish(students: list[Student], exp: Experiment) -> None:
         save_better_of_last_epoch(students, last["test"], last["epoch"], exp)
     exp.rt.wait_for_all()
     if exp.rt.is_lead:
+        exp.run.write_json("run.json", exp.run.read_json("run.json") | {"finished": True})
         exp.reporter.print(before_and_after(history))
         exp.reporter.say(f"models: {exp.run.models}/a, b and best")

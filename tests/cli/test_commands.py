@@ -13,6 +13,7 @@ from cotrain_dist import __version__
 from cotrain_dist.cli import main as cli
 
 BIN = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[2]
 TINY = [
     *("--data.image_size", "16", "--data.center_crop_fraction", "1", "--device", "cpu"),
     *("--data.labeled_per_class", "2", "--data.test_fraction", "0.05", "--train.batch_size", "8"),
@@ -33,7 +34,9 @@ BUILD_ACCELERATOR_FIRST = (
 
 def start(command: list[str], cwd: Path, **extra_environ: str) -> subprocess.CompletedProcess[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "PMI_", "OMPI_"))}
-    environ |= {"OMP_NUM_THREADS": "1", "TMPDIR": str(cwd)} | extra_environ
+    # The package beside these tests, wherever the environment's own one comes from.
+    environ |= {"OMP_NUM_THREADS": "1", "TMPDIR": str(cwd), "PYTHONPATH": str(REPOSITORY)}
+    environ |= extra_environ
     return subprocess.run(
         command, cwd=cwd, env=environ, capture_output=True, text=True, timeout=170, check=False
     )
@@ -59,7 +62,7 @@ def test_version_help_and_no_command(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["--resume"], "--resume: : takes one run directory"),
         (["--resume", "x", "--resume=y"], "takes one run directory"),
-        (["--resume", "nowhere"], "--resume: nowhere: is no run directory"),
+        (["--resume", "nowhere"], "RUN: nowhere: is no run directory"),
         (["--selection.treshold", "0.9"], "did you mean selection.threshold"),
     ],
 )
@@ -98,7 +101,7 @@ def test_one_process_two_launchers_and_a_resume(tmp_path: Path) -> None:
 
     changed = start([*PYTHON, "train", "--resume", "alone", "--seed", "1"], tmp_path)
     assert changed.returncode == 2
-    assert "seed: 1: cannot change on a resume" in changed.stderr
+    assert "seed: 1: cannot change in an existing run" in changed.stderr
     both = start([*PYTHON, "train", "--resume", "alone", "--config", "x.yaml"], tmp_path)
     assert both.returncode == 2
     assert "--config" in both.stderr

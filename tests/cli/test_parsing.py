@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cotrain_dist import config as config_module
 from cotrain_dist.cli import parsing
 from cotrain_dist.cli.parsing import config_from_yaml, config_to_yaml, parse_config
 from cotrain_dist.config import Config, DataConfig, ModelConfig
@@ -18,10 +17,14 @@ from cotrain_dist.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+SETTINGS = sorted((REPOSITORY / "cotrain_dist" / "config").glob("*.py"))
 
 # argument or arguments, the key that is named, a fragment of the rest of the message
 RULES = [
-    ("--data.source imagefolder", "data.root", ": None: data.source imagefolder needs a folder"),
+    ("--data.source imagefolder", "data.root", ": None: data.source imagefolder needs it"),
+    ("--data.source csv", "data.table", ": None: data.source csv needs it; give --data.table"),
+    ("--data.source hub", "data.name", ": None: data.source hub needs it; give --data.name"),
+    ("--data.source torchvision", "data.name", ": None: data.source torchvision needs it"),
     ("--data.image_size 7", "data.image_size", ": 7: must be at least 8"),
     ("--data.center_crop_fraction 1.5", "data.center_crop_fraction", ": 1.5: must be above 0"),
     ("--data.crop_min_area 0", "data.crop_min_area", ": 0.0: must be above 0"),
@@ -39,6 +42,14 @@ RULES = [
     ),
     ("--model_b.drop_rate 1", "model_b.drop_rate", ": 1.0: must be at least 0"),
     ("--model_a.drop_path_rate -1", "model_a.drop_path_rate", ": -1.0: must be at least 0"),
+    ("--model_a.image_size 7", "model_a.image_size", ": 7: must be at least 8 pixels"),
+    ("--model_b.image_size 0", "model_b.image_size", ": 0: must be at least 8 pixels"),
+    ("--model_a.crop_min_area 0", "model_a.crop_min_area", ": 0.0: must be above 0 and at most 1"),
+    ("--model_b.crop_min_area 1.5", "model_b.crop_min_area", ": 1.5: must be above 0"),
+    ("--model_a.weight_decay -1", "model_a.weight_decay", ": -1.0: must not be negative"),
+    ("--model_b.weight_decay -0.5", "model_b.weight_decay", ": -0.5: must not be negative"),
+    ("--model_a.learning_rate_scale 0", "model_a.learning_rate_scale", ": 0.0: must be above 0"),
+    ("--model_b.learning_rate_scale -2", "model_b.learning_rate_scale", ": -2.0: must be above 0"),
     ("--train.batch_size 1", "train.batch_size", ": 1: must be at least 2"),
     ("--train.accumulation_steps 0", "train.accumulation_steps", ": 0: must be at least 1"),
     ("--train.weight_decay -1", "train.weight_decay", ": -1.0: must not be negative"),
@@ -175,7 +186,7 @@ def test_without_arguments_the_defaults_stand() -> None:
         ("output_dir", "2024", "2024"),
         ("output_dir", "2024-01-01", "2024-01-01"),
         ("output_dir", "yes", "yes"),
-        ("data.augment", "none", "none"),
+        ("data.augment", "off", "off"),
         ("exchange", "none", "none"),
         ("exchange", "own", "own"),
         ("labels", "own", "own"),
@@ -300,15 +311,14 @@ def test_a_wrong_type_in_the_file_is_not_hidden_by_the_command_line(tmp_path: Pa
     assert _error(["--config", path, "--seed", "1"]).value.key == "seed"
 
 
-@pytest.mark.parametrize("module", [config_module, parsing], ids=["config", "parsing"])
+@pytest.mark.parametrize("sources", [SETTINGS, [Path(parsing.__file__)]], ids=["config", "parsing"])
 def test_every_raise_is_hit(
-    module: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = str(module.__file__)  # type: ignore[attr-defined]
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
     expected = {
-        node.lineno
-        for node in ast.walk(tree)
+        (path, node.lineno)
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         # A bare `raise` passes an error on, and the two SystemExits have tests of their own.
         if isinstance(node, ast.Raise) and node.exc and "SystemExit" not in ast.unparse(node.exc)
     }
@@ -316,14 +326,12 @@ def test_every_raise_is_hit(
     monkeypatch.chdir(tmp_path)
     argvs = [arguments.split() for arguments, _, _ in RULES]
     argvs += [argv for argv, _ in COMMAND_LINE_MISTAKES]
-    hit = {
-        (entry := _error(argv).traceback[-1]).path == Path(path) and entry.lineno for argv in argvs
-    }
-    for text, _ in FILE_MISTAKES:
-        entry = _error(["--config", _written(tmp_path, text)]).traceback[-1]
-        hit.add(entry.path == Path(path) and entry.lineno)
+    argvs += [["--config", str(tmp_path / f"{i}.yaml")] for i in range(len(FILE_MISTAKES))]
+    for i, (text, _) in enumerate(FILE_MISTAKES):
+        (tmp_path / f"{i}.yaml").write_text(text, encoding="utf-8")
+    entries = [_error(argv).traceback[-1] for argv in argvs]
     # pytest counts lines from 0.
-    assert expected <= {line + 1 for line in hit if line is not False}
+    assert expected <= {(Path(entry.path), entry.lineno + 1) for entry in entries}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group
 
 LISTING = Listing(
-    source="imagefolder",
+    sources=("imagefolder",) * 5,
     paths=("zebra/0.png", "zebra/1.png", "10/é.png", "Ant/deep/0.png", "9/0.png"),
     class_ids=torch.tensor([0, 0, 1, 2, 3]),
     class_names=("zebra", "10", "Ant", "9"),  # in no sorted order
@@ -58,7 +58,7 @@ def test_round_trip_keeps_everything() -> None:
     assert torch.equal(found.class_ids, LISTING.class_ids)
     assert found.groups.dtype == found.class_ids.dtype == torch.int64
     assert found.class_names == ("zebra", "10", "Ant", "9")
-    for name in ("source", "paths", "sizes", "digests"):
+    for name in ("sources", "paths", "sizes", "digests"):
         assert getattr(found.listing, name) == getattr(LISTING, name)
     assert found.digest() == TABLE.digest()
     assert found.to_parquet() == content

@@ -95,7 +95,8 @@ def test_files_that_are_no_images_are_passed_over(
     listing = list_images(config_of(tmp_path))
     assert listing.class_names == ("a", "b")
     assert listing.paths == ("a/0.png", "b/0.png")
-    assert "passed over 6 files that are no images" in caplog.text
+    assert f"{tmp_path / 'a'}: passed over 4 files" in caplog.text
+    assert f"{tmp_path / 'b'}: passed over 2 files" in caplog.text
 
 
 @pytest.mark.parametrize("folder", [".ipynb_checkpoints", ".thumbnails", "__MACOSX"])

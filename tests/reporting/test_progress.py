@@ -57,7 +57,7 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
             file=file, force_terminal=True, width=120, _environ={"TERM": "xterm"}, **options
         )
 
-    monkeypatch.setattr(progress, "Console", terminal)
+    monkeypatch.setattr(progress, "build_console", terminal)
     reporter = Reporter(show=True)
     use_everything(reporter)
     text = file.getvalue()
@@ -69,7 +69,7 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_error_inside_a_bar_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        progress, "Console", lambda **options: Console(file=StringIO(), force_terminal=True)
+        progress, "build_console", lambda: Console(file=StringIO(), force_terminal=True)
     )
     reporter = Reporter(show=True)
 

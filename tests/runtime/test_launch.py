@@ -13,7 +13,6 @@ from cotrain_dist.runtime.launch import check_environment, check_world, use_cpu
         ({"SLURM_NTASKS": "4"}, r"SLURM_NTASKS: 4: .*unset SLURM_NTASKS"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, r"OMPI_COMM_WORLD_SIZE: 2"),
         ({"PMI_SIZE": "3"}, r"PMI_SIZE: 3"),
-        ({"ACCELERATE_MIXED_PRECISION": "fp16"}, r"--mixed_precision: fp16: is not supported"),
         ({"WORLD_SIZE": "2", "RANK": "0"}, r"LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
     ],
 )

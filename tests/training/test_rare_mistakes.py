@@ -1,6 +1,7 @@
 """Mistakes that need a large or a damaged input."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from cotrain_dist.data.sources import list_images
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.placement import Placement
 from cotrain_dist.method.scores import MAX_CLASSES
+from cotrain_dist.models import load_saved
 from cotrain_dist.training.train import check_table
 
 ALONE = Placement((0,), (0,))
@@ -33,3 +35,8 @@ def test_groups_of_another_source_or_without_v() -> None:
     with_v = Config(data=DataConfig(labeled_per_class=2, validation_fraction=0.1))
     with pytest.raises(UserError, match="hold 0 images of V"):
         check_table(table, with_v, ALONE)
+
+
+def test_no_saved_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no saved model"):
+        load_saved(tmp_path)

@@ -291,3 +291,19 @@ def test_a_finished_run_resumes_to_itself_on_another_number_of_ranks(
     assert _outcome(run) == expected
     log = (run / "logs" / "rank-000.log").read_text()
     assert "resumed with 1 ranks after 4: right, but" in log
+
+
+def _resume_in_bf16(config: Config) -> None:
+    """A body."""
+    with mock.patch.dict(os.environ, {"ACCELERATE_MIXED_PRECISION": "bf16"}):
+        train_run(config, True)
+
+
+def test_a_resume_in_another_precision_is_told(
+    start: _Start, undisturbed: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed(1), run)
+    run_ranks(_resume_in_bf16, 1, tmp_path, start.config(run, 1))
+    log = (run / "logs" / "rank-000.log").read_text()
+    assert "resumed in bf16 after fp32: the result is that of neither" in log

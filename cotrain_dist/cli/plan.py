@@ -1,0 +1,63 @@
+"""`cotrain-dist plan`: who would do what in a world of any size, without starting it."""
+
+from collections.abc import Sequence
+
+from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.cli.parsing import parse_config
+from cotrain_dist.errors import UserError
+
+PROG = "cotrain-dist plan"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = Arguments(PROG, "Show ranks, shards, steps, bytes and memory. Takes train's keys too.")
+    parser.add_argument("--num_ranks", type=int, default=1, help="processes in all (default 1)")
+    parser.add_argument("--num_nodes", type=int, default=1, help="nodes they are spread over")
+    parser.add_argument("--measure", action="store_true", help="time a few steps on this CPU")
+    own, settings = parser.parse_with_settings(arguments)
+    if own.num_nodes < 1 or own.num_ranks < own.num_nodes or own.num_ranks % own.num_nodes:
+        raise UserError(
+            "--num_ranks",
+            own.num_ranks,
+            f"must be a multiple of --num_nodes, {own.num_nodes}",
+            "give each node as many ranks as it has GPUs",
+        )
+    config = parse_config(settings, PROG)
+    import torch
+
+    from cotrain_dist.data.sources import image_reader
+    from cotrain_dist.method.placement import RankRow, place
+    from cotrain_dist.method.splits import Group
+    from cotrain_dist.reporting.console import build_console
+    from cotrain_dist.reporting.plan_tables import plan_tables
+    from cotrain_dist.training.plan import make_plan, seconds_per_epoch
+    from cotrain_dist.training.train import (
+        check_all_names,
+        check_table,
+        group_table_of,
+        model_costs,
+    )
+
+    check_all_names(config)
+    table = group_table_of(config)
+    per_node = own.num_ranks // own.num_nodes
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    device = "gpu" if on_gpu else "cpu"
+    rows = [
+        RankRow(rank, f"node{rank // per_node}", f"{device} {rank % per_node}")
+        for rank in range(own.num_ranks)
+    ]
+    cost_a, cost_b = model_costs(config)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    check_table(table, config, placement)
+    read = image_reader(config.data, table.listing)
+    plan = make_plan(config, table, read, rows, placement, measure=own.measure)
+    seconds = None
+    if own.measure:
+        num_pool = len(table.sample_ids(Group.U))
+        seconds = seconds_per_epoch(plan, placement, config, num_pool)
+    console = build_console()
+    for part in plan_tables(plan, seconds):
+        console.print(part)
+    return 0

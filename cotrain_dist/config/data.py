@@ -1,0 +1,132 @@
+"""Settings of the images and their groups."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cotrain_dist.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the images come from and how they are cut into the groups T, L_A, L_B, U and V."""
+
+    source: Literal["digits", "imagefolder", "csv", "hub", "torchvision"] = "digits"
+    """`digits`: 1,797 handwritten digits, embedded. `imagefolder`: one folder a class in `root`.
+    `csv`: a `table` of paths and labels. `hub`: a data set of Hugging Face by `name`, or a folder
+    of Parquet files or of `save_to_disk`. `torchvision`: a classification set by `name`."""
+    root: str | None = None
+    """Folder of `imagefolder`; folder that the paths of a `csv` start from (default: the table's
+    own); folder of the files of `torchvision`."""
+    name: str | None = None
+    """Data set of `hub` or `torchvision`."""
+    split: str = "train"
+    """Split of `hub` or `torchvision` that is cut into groups."""
+    table: str | None = None
+    """File of `csv`, with a header; an empty label is an unlabeled image, which goes to U."""
+    path_column: str = "path"
+    """Column of `table` with paths."""
+    image_column: str = "image"
+    """Column of `hub` with images."""
+    label_column: str = "label"
+    """Column of `table` or `hub` with labels."""
+    unlabeled: str | None = None
+    """Folder of further images without labels, at any depth; all of them go to U."""
+    test: str | None = None
+    """Folder with one folder a class that is T; the source's own images then give none to T."""
+    groups_from: str | None = None
+    """A run directory (or its groups.parquet) whose groups are taken over instead of drawn."""
+    image_size: int = 64
+    """Side in pixels of the square images that the models see."""
+    center_crop_fraction: float = 0.875
+    """Share of the resized image's side kept by the center crop when measuring and labeling."""
+    augment: Literal["auto", "crop_flip", "off"] = "auto"
+    """In training: random resized crop and flip, or nothing. `auto`: nothing for digits."""
+    crop_min_area: float = 0.35
+    """Least share of the image's area that a random crop keeps."""
+    test_fraction: float = 0.2
+    """Share of each class that goes to T."""
+    test_per_class: int | None = None
+    """Images of each class for T, instead of `test_fraction`."""
+    labeled_fraction: float = 0.2
+    """Share of each class that goes to L_A, and as much again to L_B."""
+    labeled_per_class: int | None = None
+    """Images of each class for L_A, and as many for L_B, instead of `labeled_fraction`."""
+    validation_fraction: float = 0.0
+    """Share of each class that goes to V, taken from the share of U; 0 draws no V."""
+    num_workers: int = 0
+    """Processes a rank that decode and augment. Exactness: any number gives the same images."""
+
+    def __post_init__(self) -> None:
+        needed = {"imagefolder": "root", "csv": "table", "hub": "name", "torchvision": "name"}
+        key = needed.get(self.source)
+        if key is not None and not getattr(self, key):
+            raise UserError(
+                f"data.{key}",
+                getattr(self, key),
+                f"data.source {self.source} needs it",
+                f"give --data.{key}, see train --help",
+            )
+        if self.image_size < 8:
+            raise UserError(
+                "data.image_size", self.image_size, "must be at least 8 pixels", "try 64 or 224"
+            )
+        if not 0.0 < self.center_crop_fraction <= 1.0:
+            raise UserError(
+                "data.center_crop_fraction",
+                self.center_crop_fraction,
+                "must be above 0 and at most 1",
+                "0.875 is usual, 1 keeps the whole side",
+            )
+        if not 0.0 < self.crop_min_area <= 1.0:
+            raise UserError(
+                "data.crop_min_area",
+                self.crop_min_area,
+                "must be above 0 and at most 1",
+                "0.35 is the default, 1 switches random crops off",
+            )
+        self._check_shares()
+        if self.num_workers < 0:
+            raise UserError(
+                "data.num_workers", self.num_workers, "must not be negative", "0 uses no workers"
+            )
+
+    def _check_shares(self) -> None:
+        for name in ("test_fraction", "labeled_fraction"):
+            value = getattr(self, name)
+            if not 0.0 < value < 1.0:
+                raise UserError(
+                    f"data.{name}",
+                    value,
+                    "must lie between 0 and 1",
+                    f"for a number of images give data.{name.removesuffix('_fraction')}_per_class",
+                )
+        for name in ("test_per_class", "labeled_per_class"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(
+                    f"data.{name}", value, "must be at least 1", "leave it out to use the fraction"
+                )
+        if not 0.0 <= self.validation_fraction < 1.0:
+            raise UserError(
+                "data.validation_fraction",
+                self.validation_fraction,
+                "must be at least 0 and below 1",
+                "0 draws no validation group",
+            )
+        used = self.validation_fraction
+        used += self.test_fraction if self.test_per_class is None and not self.test else 0.0
+        used += 2 * self.labeled_fraction if self.labeled_per_class is None else 0.0
+        # With unlabeled images from elsewhere, U needs no share of the labeled ones.
+        most = 1.0 if self.unlabeled or self.source == "csv" else 1.0 - 1e-9
+        if used > most:
+            raise UserError(
+                "data.labeled_fraction",
+                self.labeled_fraction,
+                f"T, V, L_A and L_B (twice this) take {used:.2f} of the data and leave none to U",
+                "lower the fractions until their sum is below 1",
+            )
+
+
+def augments(data: DataConfig) -> bool:
+    """Whether training images are randomly cropped and flipped."""
+    return data.augment == "crop_flip" or (data.augment == "auto" and data.source != "digits")

@@ -1,0 +1,64 @@
+"""Settings of selection, passes, placement and time limits."""
+
+from dataclasses import dataclass
+
+from cotrain_dist.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which images of U become R_A and R_B."""
+
+    threshold: float = 0.8
+    """τ, on the largest softmax probability: sure is above it, unsure below. Not in the paper."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold < 1.0:
+            raise UserError(
+                "selection.threshold", self.threshold, "must lie between 0 and 1", "try 0.8"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """The pseudo-label pass over U."""
+
+    chunk_size: int = 128
+    """Images of a forward pass without gradients. Fixed chunks, whole on one rank, keep the codes
+    bit-equal for every number of ranks."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_size < 1:
+            raise UserError("pool.chunk_size", self.chunk_size, "must be at least 1", "try 128")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlacementConfig:
+    """Which ranks train which model."""
+
+    ranks_a: list[int] | None = None
+    """Global ranks of role A; the others are role B's. None: halves, the odd rank to the model
+    that needs more operations an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """Time limits between ranks."""
+
+    timeout_seconds: float = 1800.0
+    """Limit of a collective inside a role group, whose ranks work in step."""
+    lost_after_seconds: float = 60.0
+    """A rank that gives no sign of life for so long is lost, and the others end."""
+    wait_for_peer_seconds: float = 604800.0
+    """Limit on waiting for the other role, which may train much longer; a dead one is noticed
+    after `lost_after_seconds`."""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_seconds", "lost_after_seconds", "wait_for_peer_seconds"):
+            if getattr(self, name) < 1.0:
+                raise UserError(
+                    f"distributed.{name}",
+                    getattr(self, name),
+                    "must be at least 1 second",
+                    "leave it out for the default",
+                )

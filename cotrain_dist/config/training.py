@@ -1,0 +1,163 @@
+"""Settings of steps and phases."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from cotrain_dist.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What both phases and both models share."""
+
+    batch_size: int = 64
+    """Images an optimizer step, over all ranks of a role; a rank's share is derived."""
+    accumulation_steps: int = 1
+    """Micro-batches that one step is cut into on each rank, to save memory."""
+    optimizer: str = "adamw"
+    """Any optimizer name of timm."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay; timm leaves biases and normalization out."""
+    schedule: Literal["cosine", "tanh", "poly", "step"] = "cosine"
+    """The schedule of timm that the rate follows after the warm-up, in both phases."""
+    label_smoothing: float = 0.0
+    """Share of each target spread evenly over all classes."""
+    clip_grad_norm: float | None = None
+    """Largest norm of a step's gradient; none leaves it as it is."""
+    channels_last: bool = True
+    """Memory layout; on a CPU EfficientNet-B0 trains about twice as fast with it."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2:
+            raise UserError(
+                "train.batch_size",
+                self.batch_size,
+                "must be at least 2: batch normalization needs two images",
+                "try 64",
+            )
+        if self.accumulation_steps < 1:
+            raise UserError(
+                "train.accumulation_steps", self.accumulation_steps, "must be at least 1", "try 1"
+            )
+        if self.weight_decay < 0.0:
+            raise UserError(
+                "train.weight_decay", self.weight_decay, "must not be negative", "0 switches it off"
+            )
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise UserError(
+                "train.label_smoothing",
+                self.label_smoothing,
+                "must be at least 0 and below 1",
+                "0 switches it off, 0.1 is usual",
+            )
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0.0:
+            raise UserError(
+                "train.clip_grad_norm",
+                self.clip_grad_norm,
+                "must be above 0",
+                "give null to leave gradients as they are",
+            )
+
+
+def _check_rates(
+    section: str, num_epochs: int, learning_rate: float, warmup_epochs: float, min_rate: float
+) -> None:
+    if num_epochs < 0:
+        raise UserError(
+            f"{section}.num_epochs", num_epochs, "must not be negative", "0 leaves this phase out"
+        )
+    if learning_rate <= 0.0:
+        raise UserError(f"{section}.learning_rate", learning_rate, "must be above 0", "try 0.001")
+    if warmup_epochs < 0 or 0 < num_epochs <= warmup_epochs:
+        raise UserError(
+            f"{section}.warmup_epochs",
+            warmup_epochs,
+            f"must be at least 0 and below {section}.num_epochs, {num_epochs}",
+            "0 switches the warm-up off",
+        )
+    if not 0.0 <= min_rate <= learning_rate:
+        raise UserError(
+            f"{section}.min_learning_rate",
+            min_rate,
+            f"must lie between 0 and {section}.learning_rate, {learning_rate}",
+            "0 lets the rate fall to nothing",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Step 1: A on L_A, B on L_B."""
+
+    num_epochs: int = 50
+    """Epochs of each model (50 in the paper)."""
+    learning_rate: float = 1e-3
+    """Largest rate of the schedule."""
+    min_learning_rate: float = 1e-5
+    """Rate at the end of the schedule."""
+    warmup_epochs: int = 2
+    """Epochs over which the rate rises."""
+    stop_at_train_accuracy: float | None = None
+    """Stop a model early once it fits its labels this well (0..1); measured at each epoch's end."""
+    eval_every_epochs: int = 5
+    """Measure on T after every so many epochs, and after the last."""
+
+    def __post_init__(self) -> None:
+        _check_rates(
+            "pretrain",
+            self.num_epochs,
+            self.learning_rate,
+            self.warmup_epochs,
+            self.min_learning_rate,
+        )
+        stop = self.stop_at_train_accuracy
+        if stop is not None and not 0.0 < stop <= 1.0:
+            raise UserError(
+                "pretrain.stop_at_train_accuracy",
+                stop,
+                "must be above 0 and at most 1",
+                "0.99 is the paper's; null trains all epochs",
+            )
+        if self.eval_every_epochs < 1:
+            raise UserError(
+                "pretrain.eval_every_epochs",
+                self.eval_every_epochs,
+                "must be at least 1",
+                "a number above pretrain.num_epochs measures after the last epoch alone",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CotrainConfig:
+    """Step 2: the active-learning epochs."""
+
+    num_epochs: int = 20
+    """Epochs, each opened by one exchange (20 in the paper)."""
+    learning_rate: float = 5e-4
+    """Largest rate of the schedule."""
+    min_learning_rate: float = 1e-5
+    """Rate at the end of the schedule."""
+    warmup_epochs: int = 1
+    """Epochs over which the rate rises."""
+    optimizer: Literal["fresh", "keep"] = "fresh"
+    """Start Step 2 with a new optimizer, or keep the moments of pre-training."""
+
+    def __post_init__(self) -> None:
+        _check_rates(
+            "cotrain",
+            self.num_epochs,
+            self.learning_rate,
+            self.warmup_epochs,
+            self.min_learning_rate,
+        )
+
+
+Phase = TypeVar("Phase", PretrainConfig, CotrainConfig)
+
+
+def scale_rates(phase: Phase, scale: float) -> Phase:
+    """A phase with its rates multiplied."""
+    return replace(
+        phase,
+        learning_rate=phase.learning_rate * scale,
+        min_learning_rate=phase.min_learning_rate * scale,
+    )

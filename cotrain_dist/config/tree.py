@@ -1,0 +1,98 @@
+"""The tree of all settings."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from cotrain_dist.config.data import DataConfig
+from cotrain_dist.config.model import ModelConfig
+from cotrain_dist.config.running import (
+    DistributedConfig,
+    PlacementConfig,
+    PoolConfig,
+    SelectionConfig,
+)
+from cotrain_dist.config.training import CotrainConfig, PretrainConfig, TrainConfig, scale_rates
+from cotrain_dist.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """Images and groups."""
+    model_a: ModelConfig = field(default_factory=ModelConfig)
+    """Model A."""
+    model_b: ModelConfig = field(default_factory=ModelConfig)
+    """Model B."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """Steps of both phases."""
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    """Step 1."""
+    cotrain: CotrainConfig = field(default_factory=CotrainConfig)
+    """Step 2."""
+    selection: SelectionConfig = field(default_factory=SelectionConfig)
+    """R_A and R_B."""
+    exchange: Literal["alternate", "peer", "own", "none"] = "alternate"
+    """Whose R a model learns: its own and the peer's in turn, the peer's, its own, or none."""
+    exchange_parity: Literal["even_own", "odd_own"] = "even_own"
+    """`alternate`: epochs (counted from 1) in which a model learns its own R."""
+    labels: Literal["own", "shared"] = "own"
+    """Labeled images of Step 2: each model its own group, or both L_A and L_B."""
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    """The pass over U."""
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """Ranks of A and B."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """Time limits."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` takes the GPUs where there are any."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` takes the launcher's. Exactness: each is reproducible, but results differ between
+    them, and codes of confidence are coarser below fp32."""
+    compile: bool = False
+    """torch.compile the training step; labeling and measuring stay as they are. Exactness: other
+    kernels, so other bits than without; a new torch or GPU may change them again."""
+    tf32: bool = False
+    """Let GPUs multiply float32 with 10-bit mantissas: faster, and less exact to that degree."""
+    tracking: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = "none"
+    """Send the history's numbers to a tracker of Accelerate, too; its package must be there."""
+    seed: int = 0
+    """Decides groups, first weights, order, augmentation and dropout."""
+    output_dir: str = "runs/cotrain"
+    """The run directory; must not exist yet."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError("seed", self.seed, "must not be negative", "give a number such as 0")
+        if self.pretrain.num_epochs == 0 and self.cotrain.num_epochs == 0:
+            raise UserError(
+                "cotrain.num_epochs",
+                0,
+                "pretrain.num_epochs is 0 as well, so nothing would be trained",
+                "give one of them an epoch or more",
+            )
+
+
+def resolve_model(config: Config, name: str) -> Config:
+    """The settings as model `a` or `b` sees them: its own values in place of the common ones."""
+    own: ModelConfig = getattr(config, f"model_{name}")
+    scale = own.learning_rate_scale
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            image_size=own.image_size or config.data.image_size,
+            augment=own.augment or config.data.augment,
+            crop_min_area=own.crop_min_area or config.data.crop_min_area,
+        ),
+        train=replace(
+            config.train,
+            optimizer=own.optimizer or config.train.optimizer,
+            weight_decay=(
+                config.train.weight_decay if own.weight_decay is None else own.weight_decay
+            ),
+        ),
+        pretrain=scale_rates(config.pretrain, scale),
+        cotrain=scale_rates(config.cotrain, scale),
+    )

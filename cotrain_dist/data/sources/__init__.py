@@ -1,0 +1,67 @@
+"""Where images come from: list them once, then read any one of them by its sample_id."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources import digits, files, hub, torchvision_sets
+from cotrain_dist.data.sources.listing import TEST, UNLABELED, Listing, joined
+from cotrain_dist.data.sources.rgb import to_rgb
+
+__all__ = ["Listing", "ReadImage", "image_reader", "list_images", "to_rgb"]
+
+ReadImage = Callable[[int], Image.Image | None]
+"""sample_id -> RGB image of any size; None for a broken one, where those are passed over."""
+
+
+def list_images(config: DataConfig) -> Listing:
+    """List the configured source, then data.unlabeled and data.test.
+
+    Raises UserError where there is nothing to list.
+    """
+    match config.source:
+        case "digits":
+            listing = digits.list_digits()
+        case "imagefolder":
+            listing = files.list_class_folders(Path(config.root or ""), "data.root")
+        case "csv":
+            listing = files.list_table(config)
+        case "hub":
+            listing = hub.list_rows(config)
+        case "torchvision":
+            listing = torchvision_sets.list_samples(config)
+    further = []
+    if config.unlabeled:
+        further.append(files.list_unlabeled(Path(config.unlabeled)))
+    if config.test:
+        further.append(files.list_test(Path(config.test), listing.class_names))
+    return joined(listing, further)
+
+
+def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
+    """A function that reads one image of the listing; nothing is kept in memory but the digits.
+
+    Files must be there with the sizes of the listing; raises UserError where they are not.
+    """
+    folders = files.folders_of(config)
+    files.check_files(folders, listing)
+    readers: dict[str, Callable[[str], Image.Image]] = {
+        source: files.file_reader(source, folder) for source, folder in folders.items()
+    }
+    match config.source:
+        case "digits":
+            readers["digits"] = digits.read_digit
+        case "hub":
+            readers["hub"] = hub.row_reader(config, listing)
+        case "torchvision":
+            readers["torchvision"] = torchvision_sets.sample_reader(config, listing)
+        case _:
+            pass  # sources of files
+
+    def read(sample_id: int) -> Image.Image:
+        return to_rgb(readers[listing.sources[sample_id]](listing.paths[sample_id]))
+
+    assert set(listing.sources) <= {*readers, UNLABELED, TEST}
+    return read

@@ -1,0 +1,215 @@
+"""Images in files: class folders, tables of paths, folders without labels."""
+
+import csv
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources.listing import (
+    TEST,
+    UNLABELED,
+    Listing,
+    content_of,
+    listing_of,
+)
+from cotrain_dist.data.sources.rgb import EXTENSIONS, decode
+from cotrain_dist.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def folders_of(config: DataConfig) -> dict[str, Path]:
+    """The folder that each source of files starts from."""
+    folders = {}
+    if config.source == "imagefolder":
+        folders["imagefolder"] = Path(config.root or "")
+    if config.source == "csv":
+        folders["csv"] = Path(config.root) if config.root else Path(config.table or "").parent
+    if config.unlabeled:
+        folders[UNLABELED] = Path(config.unlabeled)
+    if config.test:
+        folders[TEST] = Path(config.test)
+    return folders
+
+
+def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Listing:
+    """One folder a class; images may lie in folders below it, other files are passed over.
+
+    Listed here and not by `load_dataset`, which takes folders named train or test for splits,
+    reads metadata files, and copies the listing into a cache of the user's.
+    """
+    _check_folder(root, key, "name one that holds one folder a class")
+    class_names = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and _is_seen(entry.name)
+    )
+    files: list[Path] = []
+    labels: list[str | None] = []
+    for name in class_names:
+        images = images_below(root / name)
+        files += images
+        labels += [name] * len(images)
+    if len(class_names) < 2 or not files:
+        raise UserError(
+            key,
+            root,
+            f"holds {len(class_names)} class folder(s) with {len(files)} image(s)",
+            "put the images of each class into a folder of its own, at least two classes",
+        )
+    return _listing_of_files(source, root, files, labels, class_names)
+
+
+def list_table(config: DataConfig) -> Listing:
+    """The rows of a CSV file; an empty label is no label."""
+    table, folder = Path(config.table or ""), folders_of(config)["csv"]
+    rows = _read_rows(table, config)
+    files = [folder / row[config.path_column] for row in rows]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise UserError(
+            "data.table",
+            table,
+            f"{len(missing)} of {len(files)} files are missing, the first is {missing[0]}",
+            "give data.root, the folder that the paths start from, or mend the table",
+        )
+    labels = [row[config.label_column].strip() or None for row in rows]
+    if len(set(labels) - {None}) < 2:
+        raise UserError(
+            "data.table",
+            table,
+            f"labels {len(set(labels) - {None})} class(es)",
+            "label images of at least two classes",
+        )
+    paths = [row[config.path_column] for row in rows]
+    contents = [content_of(file.read_bytes()) for file in files]
+    return listing_of("csv", paths, labels, contents)
+
+
+def _read_rows(table: Path, config: DataConfig) -> list[dict[str, str]]:
+    """The rows of a CSV file by column, each as long as the header."""
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            "data.table", table, f"cannot be read ({error})", "name a CSV file with a header"
+        ) from error
+    for key in ("path_column", "label_column"):
+        column = getattr(config, key)
+        if not rows or header.count(column) != 1:
+            raise UserError(
+                f"data.{key}",
+                column,
+                f"{table} has the columns {', '.join(header) if rows else '(no rows)'}",
+                "name one of them that stands there once",
+            )
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise UserError(
+                "data.table",
+                table,
+                f"row {number} ({', '.join(row)}) has {len(row)} cells, the header {len(header)}",
+                "mend the row; a cell with a comma stands in double quotes",
+            )
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def list_unlabeled(root: Path) -> Listing:
+    """All images below a folder, without labels."""
+    _check_folder(root, "data.unlabeled", "name one that holds images")
+    files = images_below(root)
+    if not files:
+        raise UserError("data.unlabeled", root, "holds no image", "name one that does")
+    return _listing_of_files(UNLABELED, root, files, [None] * len(files), [])
+
+
+def list_test(root: Path, class_names: Sequence[str]) -> Listing:
+    """Class folders whose classes are those of the source."""
+    listing = list_class_folders(root, "data.test", TEST)
+    strangers = sorted(set(listing.class_names) - set(class_names))
+    if strangers:
+        raise UserError(
+            "data.test",
+            root,
+            f"has classes that the labeled images lack: {', '.join(strangers)}",
+            "name its folders like the classes of the labeled images",
+        )
+    ids = torch.tensor([class_names.index(name) for name in listing.class_names])
+    return Listing(
+        sources=listing.sources,
+        paths=listing.paths,
+        class_ids=ids[listing.class_ids],
+        class_names=tuple(class_names),
+        sizes=listing.sizes,
+        digests=listing.digests,
+    )
+
+
+def _check_folder(root: Path, key: str, way_out: str) -> None:
+    if not root.is_dir():
+        raise UserError(key, root, "is no folder", way_out)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Files with the ending of an image, hidden ones left out, sorted."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    images = [
+        path
+        for path in files
+        if path.suffix.lower() in EXTENSIONS and all(map(_is_seen, path.relative_to(folder).parts))
+    ]
+    if len(images) < len(files):
+        logger.warning("%s: passed over %d files", folder, len(files) - len(images))
+    return images
+
+
+def _is_seen(name: str) -> bool:
+    return not name.startswith((".", "_"))
+
+
+def _listing_of_files(
+    source: str,
+    root: Path,
+    files: Sequence[Path],
+    labels: Sequence[str | None],
+    class_names: Sequence[str],
+) -> Listing:
+    paths = [file.relative_to(root).as_posix() for file in files]
+    contents = [content_of(file.read_bytes()) for file in files]
+    return listing_of(source, paths, labels, contents, class_names)
+
+
+def check_files(folders: Mapping[str, Path], listing: Listing) -> None:
+    """Compare the size of every file with the groups: cheap, and finds other data by that name."""
+    for source, path, size in zip(listing.sources, listing.paths, listing.sizes, strict=True):
+        if source not in folders:
+            continue
+        file = folders[source] / path
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            raise UserError(
+                _key_of(source),
+                file,
+                "is missing"
+                if found is None
+                else f"has {found} bytes, not {size} as in the groups",
+                "name the folder that the groups were drawn from, with its files unchanged",
+            )
+
+
+def file_reader(source: str, folder: Path) -> Callable[[str], Image.Image]:
+    """Reads the image at a path below the folder of a source."""
+    return lambda path: read_file(folder / path, _key_of(source))
+
+
+def read_file(path: Path, key: str = "data.root") -> Image.Image:
+    """One image file, decoded. Raises UserError naming a file that is no image."""
+    return decode({"path": str(path), "bytes": None}, key, path)
+
+
+def _key_of(source: str) -> str:
+    """The setting that names a source's folder."""
+    return f"data.{source}" if source in (UNLABELED, TEST) else "data.root"

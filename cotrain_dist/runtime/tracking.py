@@ -1,0 +1,49 @@
+"""The history's numbers to a tracker, through Accelerate; from the lead rank, for both roles."""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from accelerate import Accelerator
+
+from cotrain_dist.config.digest import flatten
+from cotrain_dist.errors import UserError
+
+
+def check_tracker(tracking: str) -> None:
+    """Raise UserError where the tracker's package is missing."""
+    if tracking != "none" and find_spec(tracking) is None:
+        raise UserError(
+            "tracking", tracking, "its package is not installed", f"pip install {tracking}"
+        )
+
+
+def start_tracker(accelerator: Accelerator, settings: Mapping[str, Any]) -> None:
+    """Begin to track a run with its flat settings. No collective: the lead rank tracks."""
+    if accelerator.log_with:
+        plain = (bool, int, float, str)
+        accelerator.init_trackers(
+            "cotrain_dist",
+            config={k: v if isinstance(v, plain) else str(v) for k, v in settings.items()},
+        )
+
+
+def track_record(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
+    """Send a history line's numbers, as `phase/key`, at the step of its epoch."""
+    if not accelerator.log_with:
+        return
+    prefix = str(record["phase"])
+    if "role" in record:
+        prefix += f"/{record['role']}"
+    numbers = {
+        f"{prefix}/{key.replace('.', '/')}": value
+        for key, value in flatten(dict(record)).items()
+        if isinstance(value, int | float) and key != "epoch"
+    }
+    accelerator.log(numbers, step=int(record["epoch"]))
+
+
+def stop_tracker(accelerator: Accelerator) -> None:
+    """Write out what is left. `end_training` would also end the process group, of other use."""
+    for tracker in accelerator.trackers:
+        tracker.finish()

@@ -1,0 +1,214 @@
+"""`plan`: shards, batches and steps are those of real worlds; its tables and its mistakes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FinishedRun, two_models_config
+from ranks import run_ranks
+
+from cotrain_dist.cli import main as cli
+from cotrain_dist.cli.parsing import config_to_yaml
+from cotrain_dist.config import Config
+from cotrain_dist.data.sources import image_reader
+from cotrain_dist.method.placement import RankRow, place
+from cotrain_dist.method.splits import Group
+from cotrain_dist.method.steps import order_samples, split_into_steps, split_step
+from cotrain_dist.reporting.plan_tables import Plan
+from cotrain_dist.training.plan import make_plan
+from cotrain_dist.training.train import group_table_of, model_costs
+from cotrain_dist.types import ROLES, Role
+
+
+def plan_of(config: Config, num_ranks: int) -> Plan:
+    """As the command makes it."""
+    table = group_table_of(config)
+    rows = [RankRow(rank, "node0", f"cpu {rank}") for rank in range(num_ranks)]
+    cost_a, cost_b = model_costs(config)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    read = image_reader(config.data, table.listing)
+    return make_plan(config, table, read, rows, placement, measure=False)
+
+
+def real_shares(config: Config) -> dict[str, Any]:
+    """A body: roles, and the images that this rank labels, measures and trains at a time."""
+    from cotrain_dist.models import build_model
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.training import evaluate
+    from cotrain_dist.training.pool import vote_on_pool
+    from cotrain_dist.training.student import build_student
+    from cotrain_dist.training.train import prepare_experiment
+
+    cost_a, cost_b = model_costs(config)
+    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    exp = prepare_experiment(config, rt, resume=False, quiet=True)
+    students = []
+    for role in rt.roles_here:
+        own = config.model_a if role is Role.A else config.model_b
+        size = own.image_size or config.data.image_size
+        model = build_model(own, role, exp.table.class_names, size, config.seed)
+        students.append(build_student(role, model, exp))
+    sizes: list[list[int]] = []
+    stream = evaluate.stream_batches
+
+    def note(read: Any, transform: Any, batches: Sequence[Any], **options: Any) -> Any:
+        sizes.append([len(batch) for batch in batches])
+        return stream(read, transform, batches, **options)
+
+    evaluate.stream_batches = note
+    try:
+        vote_on_pool(students, exp)
+        evaluate.measure_group(students, Group.T, exp)
+    finally:
+        evaluate.stream_batches = stream
+    group = students[0].group
+    size = config.train.batch_size
+    parts = [
+        len(positions)
+        for step in split_into_steps(order_samples(3 * size, "order"), size)
+        for positions in split_step(step, group.size, config.train.accumulation_steps)[group.index]
+    ]
+    rt.close()
+    num_roles = len(students)
+    assert all(sizes[0] == pool for pool in sizes[:num_roles])
+    assert all(sizes[-1] == test for test in sizes[num_roles:])
+    return {
+        "roles": [role.value for role in rt.roles_here],
+        "role_rank": group.index,
+        "num_pool_images": sum(sizes[0]),
+        "num_pool_chunks": len(sizes[0]),
+        "num_test_images": sum(sizes[-1]),
+        "largest_batch": max(parts),
+    }
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_plan_is_what_a_real_world_does(
+    digits_table: Path, tmp_path: Path, num_ranks: int, accumulation_steps: int
+) -> None:
+    config = two_models_config(digits_table, tmp_path / "run", tracking="none")
+    config = replace(config, train=replace(config.train, accumulation_steps=accumulation_steps))
+    plan = plan_of(config, num_ranks)
+    real = run_ranks(real_shares, num_ranks, tmp_path, config)
+    for rank, found in zip(plan.ranks, real, strict=True):
+        expected = {key: getattr(rank, key) for key in found if key != "roles"}
+        assert expected | {"roles": [role.value for role in rank.roles]} == found
+    for role in ROLES:
+        shares = [rank for rank in plan.ranks if role in rank.roles]
+        table = group_table_of(config)
+        assert sum(r.num_pool_images for r in shares) == len(table.sample_ids(Group.U))
+        assert sum(r.num_test_images for r in shares) == len(table.sample_ids(Group.T))
+
+
+def test_steps_and_parameters_are_those_of_the_run(finished_run: FinishedRun) -> None:
+    import timm
+
+    plan = plan_of(finished_run.config, 1)
+    for role, own in plan.roles.items():
+        name = role.value
+        first = next(r for r in finished_run.history if r.get("role") == name)
+        assert own.steps_pretrain == first["num_steps"]
+        assert own.num_labeled == first["num_samples"]
+        least, most = own.steps_cotrain
+        for record in finished_run.history:
+            if record["phase"] == "cotrain" and record["epoch"]:
+                assert least <= record[f"fit_{name}"]["num_steps"] <= most
+        model = timm.create_model(f"local-dir:{finished_run.path}/models/{name}", pretrained=True)
+        assert own.num_parameters == sum(p.numel() for p in model.parameters())
+    assert all(num_bytes == 0 for num_bytes in plan.gradient_bytes.values())
+
+
+def test_bytes_by_hand(digits_table: Path, tmp_path: Path) -> None:
+    """U holds 4 * (24 - 6 - 4 - 8) known and 48 unknown images, T 24 and V 16; 4 classes."""
+    plan = plan_of(two_models_config(digits_table, tmp_path / "run"), 3)
+    assert plan.vote_bytes == 2 * 4 * (24 + 48)
+    assert plan.measure_bytes == 2 * 4 * 4 * (24 + 16)
+    alone = [role for role in ROLES if sum(role in rank.roles for rank in plan.ranks) == 1]
+    assert len(alone) == 1
+    for role in ROLES:
+        reduced = 0 if role in alone else 4 * plan.roles[role].num_parameters
+        assert plan.gradient_bytes[role] == reduced
+
+
+def test_memory_grows_with_batch_and_image_size(digits_table: Path, tmp_path: Path) -> None:
+    config = two_models_config(digits_table, tmp_path / "run")
+    small, a = plan_of(config, 2), Role.A
+    large = plan_of(replace(config, model_a=replace(config.model_a, image_size=32)), 2)
+    assert large.roles[a].image_bytes > 3 * small.roles[a].image_bytes
+    assert large.roles[a].state_bytes == small.roles[a].state_bytes
+    # AdamW: weights, gradients and two moments, besides the statistics of normalization.
+    # A's SGD keeps one moment.
+    for role, num_copies in ((Role.B, 4), (Role.A, 3)):
+        own = small.roles[role]
+        assert num_copies <= own.state_bytes / (4 * own.num_parameters) < num_copies + 0.1
+
+
+def settings_of(table: Path, folder: Path, **changes: Any) -> list[str]:
+    config = two_models_config(table, folder / "run", tracking="none", **changes)
+    (folder / "settings.yaml").write_text(config_to_yaml(config))
+    return ["--config", str(folder / "settings.yaml")]
+
+
+def test_tables_for_people(
+    digits_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(digits_table, tmp_path)
+    assert cli.main(["plan", "--num_ranks", "4", "--num_nodes", "2", *settings]) == 0
+    printed = capsys.readouterr().out
+    rows = [
+        [cell.strip() for cell in line.strip("│").split("│")]
+        for line in printed.splitlines()
+        if line.startswith("│")
+    ]
+    plan = plan_of(two_models_config(digits_table, tmp_path / "run"), 4)
+    for rank, row in zip(plan.ranks, rows[:4], strict=True):
+        index = rank.row.global_rank
+        assert row[:3] == [str(index), f"node{index // 2}", f"cpu {index % 2}"]
+        assert row[4:8] == [
+            *(str(rank.num_pool_images), str(rank.num_pool_chunks)),
+            *(str(rank.num_test_images), str(rank.largest_batch)),
+        ]
+    assert [row[0] for row in rows[4:6]] == ["A", "B"]
+    assert "MiB of votes at an exchange" in printed
+    assert "takes about" not in printed
+    assert not (tmp_path / "run").exists()
+
+
+def test_measuring_prints_a_time(
+    digits_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", "--measure", *settings_of(digits_table, tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"An epoch of Step 2 with R empty takes about \d+ s at the speed", printed)
+    rows = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
+    speeds = [int(cell) for row in rows[-2:] for cell in row[-3:-1]]
+    assert len(speeds) == 4
+    assert min(speeds) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_ranks", "0"], "--num_ranks: 0: must be a multiple of --num_nodes, 1"),
+        (["--num_ranks", "3", "--num_nodes", "2"], "--num_ranks: 3: must be a multiple of --num_n"),
+        (["--num_ranks", "1", "--num_nodes", "2"], "--num_ranks: 1: must be a multiple of --num_n"),
+        (["--num_ranks", "2", "--num_nodes", "0"], "--num_ranks: 2: must be a multiple of --num_n"),
+        (["--num_ranks", "two"], "command line: cotrain-dist plan: argument --num_ranks: invalid"),
+        (["--num_rank", "2"], "num_rank: 2: no such key"),
+        (["--num_ranks", "2", "--placement.ranks_a", "[0, 1]"], "placement.ranks_a: "),
+        (["--num_ranks", "64"], "train.batch_size: 10: leaves 0 image(s) a rank and micro-batch"),
+    ],
+)
+def test_mistakes_of_plan(
+    arguments: list[str],
+    message: str,
+    digits_table: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["plan", *arguments, *settings_of(digits_table, tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

@@ -1,0 +1,151 @@
+"""The Python API: what it refuses, what a run gives back, and what importing costs."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import FinishedRun, two_models_config
+from PIL import Image
+from ranks import run_ranks
+
+import cotrain_dist
+from cotrain_dist import Config, DataConfig, PretrainConfig, UserError, load_run
+from cotrain_dist.method.splits import Group
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def cotrain_again(config: Config) -> str:
+    """A body: the error that training ends with."""
+    from cotrain_dist import cotrain
+
+    try:
+        cotrain(config, quiet=True)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_missing_run(tmp_path: Path) -> None:
+    for path in (tmp_path / "absent", tmp_path, str(tmp_path)):
+        with pytest.raises(UserError, match=rf"RUN: {path}: is no run directory"):
+            load_run(path)
+
+
+def test_a_run_knows_its_settings_history_and_groups(finished_run: FinishedRun) -> None:
+    run = load_run(finished_run.path)
+    assert run.path == finished_run.path
+    assert run.config == finished_run.config
+    assert run.history == finished_run.history
+    assert len(run.groups.sample_ids(Group.T)) == 24
+
+
+def test_a_moved_run_is_where_it_lies(finished_run: FinishedRun, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(finished_run.path)
+    assert load_run(str(link)).config.output_dir == str(link)
+
+
+@pytest.mark.parametrize("name", ["a", "b", "best"])
+def test_models_have_the_accuracy_that_was_measured(finished_run: FinishedRun, name: Any) -> None:
+    import timm
+
+    run = load_run(finished_run.path)
+    model = run.load_model(name)
+    assert not model.training
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    ids = run.groups.sample_ids(Group.V)
+    folder = Path(str(run.config.data.table)).parent
+    images = [Image.open(folder / run.groups.listing.paths[i]).convert("RGB") for i in ids.tolist()]
+    with torch.no_grad():
+        labels = model(torch.stack([transform(image) for image in images])).argmax(dim=1)
+    top1 = (labels == run.groups.class_ids[ids]).double().mean().item()
+    measured = [line["validation"] for line in run.history if line["phase"] == "cotrain"]
+    if name == "best":
+        expected = max(line[role]["top1"] for line in measured for role in ("a", "b"))
+    else:
+        expected = measured[-1][name]["top1"]
+    assert top1 == pytest.approx(expected)
+    assert top1 > 0.3, "four classes: it has learned something"
+
+
+def test_a_model_that_was_not_saved(finished_run: FinishedRun) -> None:
+    run = load_run(finished_run.path)
+    with pytest.raises(UserError, match=r"models: .*/models/c: holds no saved model; name a fold"):
+        run.load_model("c")  # type: ignore[arg-type]
+
+
+def test_a_directory_is_used_once(finished_run: FinishedRun, tmp_path: Path) -> None:
+    def times() -> dict[Path, int]:
+        # Without the log: the process that wrote it is the one that is refused.
+        files = [f for f in finished_run.path.rglob("*") if f.is_file() and f.suffix != ".log"]
+        return {file: file.stat().st_mtime_ns for file in files}
+
+    before = times()
+    (error,) = run_ranks(cotrain_again, 1, tmp_path, finished_run.config)
+    assert error.startswith(f"output_dir: {finished_run.path}: exists already and is never written")
+    assert times() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data": DataConfig(source="nonsense")},  # type: ignore[arg-type]
+        {"exchange": "peers"},
+        {"precision": "float16"},
+    ],
+    ids=["source", "exchange", "precision"],
+)
+def test_a_word_that_is_no_choice_is_refused_before_training(
+    digits_table: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """The command line refuses it; a Config built in Python must not train and then fail."""
+    short = {"tracking": "none", "pretrain": PretrainConfig(num_epochs=1, warmup_epochs=0)}
+    config = two_models_config(digits_table, tmp_path / "run", **short, **changes)
+    (error,) = run_ranks(cotrain_again, 1, tmp_path, config)
+    assert any(word in error for word in ("nonsense", "peers", "float16"))
+    assert not (tmp_path / "run").exists()
+
+
+def train_and_count_log_files(config: Config) -> int:
+    """A body: how many files the package's logger still writes after a training in Python."""
+    from cotrain_dist import cotrain
+
+    cotrain(config, quiet=True)
+    handlers = logging.getLogger("cotrain_dist").handlers
+    return sum(isinstance(handler, logging.FileHandler) for handler in handlers)
+
+
+def test_the_log_is_closed_after_a_training(digits_table: Path, tmp_path: Path) -> None:
+    short = {"tracking": "none", "pretrain": PretrainConfig(num_epochs=1, warmup_epochs=0)}
+    config = two_models_config(digits_table, tmp_path / "run", **short)
+    assert run_ranks(train_and_count_log_files, 1, tmp_path, config) == [0]
+    assert "cotrain" in (tmp_path / "run" / "logs" / "rank-000.log").read_text()
+
+
+def test_every_public_name_is_there() -> None:
+    assert len(cotrain_dist.__all__) > 10
+    for name in cotrain_dist.__all__:
+        assert getattr(cotrain_dist, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute nonsense"):
+        _ = cotrain_dist.nonsense
+
+
+def test_importing_the_package_imports_no_torch() -> None:
+    script = (
+        "import sys, cotrain_dist; from cotrain_dist import Config, UserError; Config();"
+        "print(sorted({'torch', 'timm', 'datasets', 'accelerate'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
