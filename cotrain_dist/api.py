@@ -28,9 +28,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from cotrain_dist.cli.parsing import config_from_yaml, config_to_yaml
+from cotrain_dist.cli.parsing import config_from_yaml
 from cotrain_dist.cli.run_config import config_of_run
 from cotrain_dist.config import Config
+from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.groups import GroupTable, load_group_table
 from cotrain_dist.models import load_saved
 from cotrain_dist.reporting.run_directory import RunDirectory, stop_log
@@ -68,10 +69,10 @@ def cotrain(config: Config, *, quiet: bool = False) -> Run:
     Raises UserError for a mistake in the settings, the data or the start, TrainingError where
     training fails. quiet: print nothing.
     """
-    text = config_to_yaml(config)
     # Read back by the rules of a file: Python lets words and types pass that no setting has.
+    checked = config_from_yaml(config_to_yaml(config), "config")
     try:
-        train(config_from_yaml(text, "config"), text, resume=False, quiet=quiet)
+        train(checked, resume=False, quiet=quiet)
     finally:
         stop_log()
     return load_run(config.output_dir)

@@ -348,10 +348,9 @@ def with_output(config: Config, output_dir: Path) -> Config:
 
 def train_run(config: Config, resume: bool = False) -> None:
     """A body: the whole training."""
-    from cotrain_dist.cli.parsing import config_to_yaml
     from cotrain_dist.training.train import train
 
-    train(config, config_to_yaml(config), resume=resume)
+    train(config, resume=resume)
 
 
 def complaint(config: Config, resume: bool = False) -> tuple[str, str]:

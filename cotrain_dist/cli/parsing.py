@@ -11,7 +11,7 @@ import difflib
 import inspect
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cotrain_dist.config import Config
+from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import UserError
 
 _T = TypeVar("_T")
@@ -75,11 +76,6 @@ def parse_config(argv: Sequence[str], prog: str) -> Config:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
     return config
-
-
-def config_to_yaml(config: Config) -> str:
-    """The full tree in the order of its fields, fit for `--config`."""
-    return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
 
 
 def config_from_yaml(text: str, origin: str) -> Config:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotrain_dist.cli.parsing import config_to_yaml, parse_config
+from cotrain_dist.cli.parsing import parse_config
 from cotrain_dist.cli.run_config import config_of_run
 from cotrain_dist.errors import UserError
 
@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.training.train import train
 
-    train(config, config_to_yaml(config), resume=resume is not None)
+    train(config, resume=resume is not None)
     return 0
 
 

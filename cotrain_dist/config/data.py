@@ -53,6 +53,9 @@ class DataConfig:
     """Images of each class for L_A, and as many for L_B, instead of `labeled_fraction`."""
     validation_fraction: float = 0.0
     """Share of each class that goes to V, taken from the share of U; 0 draws no V."""
+    cache_side: int | None = None
+    """Keep decoded images in each rank's memory, shrunk to this shorter side in pixels. Exactness:
+    other pixels than without, since images are resized twice; equal for any number of ranks."""
     num_workers: int = 0
     """Processes a rank that decode and augment. Exactness: any number gives the same images."""
 
@@ -84,10 +87,26 @@ class DataConfig:
                 "must be above 0 and at most 1",
                 "0.35 is the default, 1 switches random crops off",
             )
+        self._check_cache()
         self._check_shares()
         if self.num_workers < 0:
             raise UserError(
                 "data.num_workers", self.num_workers, "must not be negative", "0 uses no workers"
+            )
+
+    def _check_cache(self) -> None:
+        if self.cache_side is None:
+            return
+        if self.cache_side < 8:
+            raise UserError(
+                "data.cache_side", self.cache_side, "must be at least 8 pixels", "null keeps none"
+            )
+        if self.num_workers > 0:
+            raise UserError(
+                "data.cache_side",
+                self.cache_side,
+                "is of no use to data.num_workers processes, which forget it after each epoch",
+                "set data.num_workers to 0, or data.cache_side to null",
             )
 
     def _check_shares(self) -> None:

@@ -100,6 +100,8 @@ class PretrainConfig:
     """Stop a model early once it fits its labels this well (0..1); measured at each epoch's end."""
     eval_every_epochs: int = 5
     """Measure on T after every so many epochs, and after the last."""
+    labels: Literal["own", "shared"] = "own"
+    """Labeled images of Step 1: each model its own group, or both L_A and L_B, as a baseline."""
 
     def __post_init__(self) -> None:
         _check_rates(

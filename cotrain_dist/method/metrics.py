@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from cotrain_dist.method.scores import LARGEST_DOUBT
+from cotrain_dist.method.scores import LARGEST_DOUBT, decode_confidence
 from cotrain_dist.types import PseudoLabeled, Votes
 
 NUM_CALIBRATION_BINS = 15
+NUM_CONFIDENCE_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -96,3 +97,36 @@ def pseudo_label_accuracy(selected: PseudoLabeled, true_labels: Tensor) -> float
     if not known.any():
         return None
     return (selected.labels[known] == truth[known]).double().mean().item()
+
+
+def describe_pool(votes: Votes, true_labels: Tensor) -> dict[str, object] | None:
+    """What both models call U, against its true labels; None where those are unknown.
+
+    true_labels: [N] int64, -1 where unknown (such images are left out). For `agree` (one class from
+    both) and `differ`, and for each role: [10] numbers of images and of right ones by confidence,
+    in tenths from 0 to 1.
+    """
+    known = (true_labels >= 0) & (votes.doubt <= LARGEST_DOUBT).all(dim=0)
+    if not known.any():
+        return None
+    labels, truth = votes.labels.to(torch.int64)[:, known], true_labels[known]
+    tenth = _tenth_of_confidence(votes.doubt[:, known])
+    agree = labels[0] == labels[1]
+    described: dict[str, object] = {}
+    for name, mask in (("agree", agree), ("differ", ~agree)):
+        for role, (called, bins) in zip("ab", zip(labels, tenth, strict=True), strict=True):
+            right = mask & (called == truth)
+            described[f"{name}_{role}"] = {
+                "num_images": _histogram(bins[mask]),
+                "num_right": _histogram(bins[right]),
+            }
+    return described
+
+
+def _tenth_of_confidence(doubt: Tensor) -> Tensor:
+    return (decode_confidence(doubt) * NUM_CONFIDENCE_BINS).long().clamp(0, NUM_CONFIDENCE_BINS - 1)
+
+
+def _histogram(bins: Tensor) -> list[int]:
+    counts: list[int] = torch.bincount(bins, minlength=NUM_CONFIDENCE_BINS).tolist()
+    return counts

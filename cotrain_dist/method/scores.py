@@ -25,6 +25,11 @@ def encode_doubt(confidence: Tensor) -> Tensor:
     return torch.where(confidence.isfinite(), doubt, INVALID_DOUBT).to(torch.int16)
 
 
+def decode_confidence(doubt: Tensor) -> Tensor:
+    """Confidence (0..1) from codes of valid votes, to float16's precision. int16 -> float64."""
+    return 1.0 - doubt.view(torch.float16).double()
+
+
 def threshold_code(threshold: float) -> int:
     """The code that a vote's doubt is compared with, for a threshold τ on confidence."""
     return int(encode_doubt(torch.tensor(threshold, dtype=torch.float64)))

@@ -1,6 +1,5 @@
 """An overview of runs: status, epochs, best accuracy, duration."""
 
-import fcntl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +51,7 @@ def _summarize(path: Path) -> RunSummary:
 def _status(run: RunDirectory) -> str:
     if run.read_json("run.json").get("finished"):
         return "finished"
-    try:
-        with (run.path / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return "running"
-    except FileNotFoundError:
-        pass  # a copy of a run
-    return "stopped"
+    return "running" if run.is_in_use() else "stopped"
 
 
 def _best(records: list[dict[str, Any]]) -> str:

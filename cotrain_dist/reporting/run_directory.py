@@ -34,8 +34,12 @@ class RunDirectory:
         """1 for the first start, one more with every resume."""
         return int(self.read_json("run.json")["attempt"])
 
-    def create(self, config_yaml: str) -> None:
-        """Make the directory. Raises UserError where anything lies there: nothing is replaced."""
+    def create(self, config_yaml: str, groups: bytes) -> None:
+        """Make the directory with its settings and groups.parquet.
+
+        Raises UserError where anything lies there: nothing is replaced. run.json comes last: with
+        it the directory counts as a run.
+        """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(
                 "output_dir",
@@ -46,6 +50,7 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         self.lock()
         self.config.write_text(config_yaml)
+        self.groups.write_bytes(groups)
         self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
 
     def open_again(self) -> None:
@@ -54,9 +59,28 @@ class RunDirectory:
         self.lock()
         self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
 
+    def is_run(self) -> bool:
+        """Whether a run lies here."""
+        return self.config.is_file() and (self.path / "run.json").is_file()
+
+    def is_finished(self) -> bool:
+        """Whether a training has come to its end here."""
+        return self.is_run() and bool(self.read_json("run.json").get("finished"))
+
+    def is_in_use(self) -> bool:
+        """Whether a training holds the directory; writes nothing."""
+        try:
+            with (self.path / "lock").open() as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:  # no run, or a copy of one
+            pass
+        return False
+
     def check_is_run(self) -> None:
         """Raise UserError unless a run lies here."""
-        if not self.config.is_file() or not (self.path / "run.json").is_file():
+        if not self.is_run():
             raise UserError(
                 "--resume",
                 self.path,
@@ -76,6 +100,11 @@ class RunDirectory:
                 "is in use by a training that still runs",
                 "wait for it or end it",
             ) from error
+
+    def unlock(self) -> None:
+        """Give the directory free."""
+        if self._lock is not None:
+            self._lock.close()
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a small file whole."""

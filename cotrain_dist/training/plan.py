@@ -95,7 +95,7 @@ def plan_role(
     """One model's numbers; builds it, and takes a step with a few images to see what it keeps."""
     own = resolve_model(config, role.value)
     model_config: ModelConfig = own.model_a if role is Role.A else own.model_b
-    num_own = len(labeled_samples(table, role, "own"))
+    num_own = len(labeled_samples(table, role, config.pretrain.labels))
     num_labeled = len(labeled_samples(table, role, config.labels))
     num_pool = len(table.sample_ids(Group.U)) if config.exchange != "none" else 0
     model_config = replace(model_config, pretrained=False, init_from=None)

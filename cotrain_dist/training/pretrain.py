@@ -21,7 +21,7 @@ def pretrain(student: Student, state: PretrainState, exp: Experiment) -> None:
     `stop_at_train_accuracy`.
     """
     config = student.config.pretrain
-    samples = labeled_samples(exp.table, student.role, labels="own")
+    samples = labeled_samples(exp.table, student.role, config.labels)
     while state.next_epoch <= config.num_epochs and not state.is_finished:
         epoch, started = state.next_epoch, time.monotonic()
         fit = train_epoch(student, samples, "pretrain", epoch, exp)

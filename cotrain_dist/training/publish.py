@@ -5,11 +5,18 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from cotrain_dist.data.groups import GroupTable
 from cotrain_dist.errors import TrainingError
 from cotrain_dist.method.advice import advise
 from cotrain_dist.method.exchange import teacher_of
-from cotrain_dist.method.metrics import Accuracy, agreement_rate, pseudo_label_accuracy
+from cotrain_dist.method.metrics import (
+    Accuracy,
+    agreement_rate,
+    describe_pool,
+    pseudo_label_accuracy,
+)
 from cotrain_dist.method.selection import num_equal_codes
 from cotrain_dist.method.splits import Group
 from cotrain_dist.models import save_model
@@ -99,13 +106,16 @@ def describe_exchange(
     The true labels of U are read here alone, to measure; nothing flows back from here.
     """
     config, table = exp.config, exp.table
+    true_labels = table.class_ids[table.sample_ids(Group.U)]
+    num_pool = max(len(true_labels), 1)
     described: dict[str, Any] = {
         "exchange": config.exchange if votes is not None else None,
         "agreement_rate": None if votes is None else agreement_rate(votes),
         "num_equal_codes": None
         if votes is None
         else num_equal_codes(votes, threshold=config.selection.threshold),
-        "never_selected_fraction": 1.0 - state.ever_selected.double().mean().item(),
+        "never_selected_fraction": 1.0 - state.ever_selected.double().sum().item() / num_pool,
+        "pool": None if votes is None else describe_pool(votes, true_labels),
     }
     for role in ROLES:
         selected = exchanged.selected_by(role)
@@ -115,11 +125,17 @@ def describe_exchange(
             f"teacher_of_{name}": teacher.value if teacher and votes is not None else None,
             f"num_selected_{name}": len(selected.labels),
             f"selected_accuracy_{name}": pseudo_label_accuracy(selected, table.class_ids),
-            f"selected_class_histogram_{name}": torch.bincount(
-                selected.labels, minlength=len(table.class_names)
-            ).tolist(),
+            f"selected_class_histogram_{name}": class_histogram(selected.labels, table),
+            f"selected_right_histogram_{name}": class_histogram(
+                selected.labels[selected.labels == table.class_ids[selected.sample_ids]], table
+            ),
         }
     return described
+
+
+def class_histogram(labels: Tensor, table: GroupTable) -> list[int]:
+    """How many images each class was given."""
+    return torch.bincount(labels, minlength=len(table.class_names)).tolist()  # type: ignore[no-any-return]
 
 
 def _line(record: dict[str, Any], num_epochs: int) -> str:

@@ -8,6 +8,7 @@ from torch import nn
 
 from cotrain_dist.config import Config, ModelConfig, resolve_model
 from cotrain_dist.config.digest import config_digest, flatten
+from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.groups import (
     GroupTable,
     draw_group_table,
@@ -45,17 +46,24 @@ from cotrain_dist.training.student import Student, build_student, start_step_two
 from cotrain_dist.types import ROLES, Role
 
 
-def train(config: Config, config_yaml: str, *, resume: bool, quiet: bool = False) -> None:
+def train(config: Config, *, resume: bool, quiet: bool = False) -> None:
     """Train from the start, or go on from the last commit. Collective over all ranks.
 
-    config_yaml: the resolved settings, kept in the run directory. quiet: nothing on the console.
+    quiet: nothing on the console.
     """
     check_all_names(config)
     cost_a, cost_b = model_costs(config)
     rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    train_on(rt, config, resume=resume, quiet=quiet)
+    rt.close()
+
+
+def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) -> None:
+    """`train` in a world that stands already, and stays. Collective over all ranks."""
+    rt.clock.take()  # what was waited for before
     exp = prepare_experiment(config, rt, resume=resume, quiet=quiet)
     models = together(lambda: _first_models(exp), rt.control)
-    together(lambda: _take_directory(exp, config_yaml, resume), rt.control)
+    together(lambda: _take_directory(exp, resume), rt.control)
     exp.run.start_log(rt.global_rank)
     rt.start_tracker(flatten(asdict(config)))
     _introduce(exp)
@@ -63,7 +71,7 @@ def train(config: Config, config_yaml: str, *, resume: bool, quiet: bool = False
     state = reach_step_two(students, exp)
     cotrain(students, state, exp)
     finish(students, exp)
-    rt.close()
+    exp.run.unlock()
 
 
 def check_all_names(config: Config) -> None:
@@ -175,7 +183,7 @@ def check_table(table: GroupTable, config: Config, placement: Placement) -> None
         check_parts(num_labeled, role, len(placement.ranks_of(role)), config)
 
 
-def _take_directory(exp: Experiment, config_yaml: str, resume: bool) -> None:
+def _take_directory(exp: Experiment, resume: bool) -> None:
     """On the lead rank: make the run directory, or take it again."""
     run = exp.run
     if not exp.rt.is_lead:
@@ -183,8 +191,7 @@ def _take_directory(exp: Experiment, config_yaml: str, resume: bool) -> None:
     if resume:
         run.open_again()
     else:
-        run.create(config_yaml)
-        run.groups.write_bytes(exp.table.to_parquet())
+        run.create(config_to_yaml(exp.config), exp.table.to_parquet())
     suffix = f"-{run.attempt}" if resume else ""
     run.write_json(f"environment{suffix}.json", describe_environment(exp.rt))
 

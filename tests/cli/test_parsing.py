@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from cotrain_dist.cli import parsing
-from cotrain_dist.cli.parsing import config_from_yaml, config_to_yaml, parse_config
+from cotrain_dist.cli.parsing import config_from_yaml, parse_config
 from cotrain_dist.config import Config, DataConfig, ModelConfig
+from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from conftest import FinishedRun, two_models_config
 from ranks import run_ranks
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.cli.parsing import config_to_yaml
 from cotrain_dist.config import Config
+from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.sources import image_reader
 from cotrain_dist.method.placement import RankRow, place
 from cotrain_dist.method.splits import Group

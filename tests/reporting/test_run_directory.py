@@ -57,7 +57,7 @@ def test_create_makes_the_first_attempt(tmp_path: Path, exists: bool) -> None:
         path.mkdir(parents=True)
     run = RunDirectory(path)
     assert path.exists() == exists  # building one touches no disk
-    run.create("seed: 1\n")
+    run.create("seed: 1\n", b"")
     assert run.config.read_text() == "seed: 1\n"
     assert run.attempt == 1
     assert re.fullmatch("[0-9a-f]{16}", run.run_id)
@@ -67,7 +67,7 @@ def test_create_makes_the_first_attempt(tmp_path: Path, exists: bool) -> None:
 def test_runs_have_ids_of_their_own(tmp_path: Path) -> None:
     runs = [RunDirectory(tmp_path / name) for name in "ab"]
     for run in runs:
-        run.create("")
+        run.create("", b"")
     assert runs[0].run_id != runs[1].run_id
 
 
@@ -80,17 +80,17 @@ def test_create_writes_nothing_over(tmp_path: Path, content: str) -> None:
         path.mkdir()
         (path / "notes.txt").write_text("mine")
     else:
-        RunDirectory(path).create("seed: 1\n")
+        RunDirectory(path).create("seed: 1\n", b"")
     before = {p.name: p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
     message = f"output_dir: {path}: exists already and is never written over"
     with pytest.raises(UserError, match=re.escape(message)):
-        RunDirectory(path).create("seed: 2\n")
+        RunDirectory(path).create("seed: 2\n", b"")
     assert {p.name: p.read_text() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_open_again_counts_attempts_and_keeps_the_id(tmp_path: Path) -> None:
     first = RunDirectory(tmp_path / "run")
-    first.create("seed: 1\n")
+    first.create("seed: 1\n", b"")
     run_id = first.run_id
     del first  # its lock ends with it, as with its process
     for attempt in (2, 3):
@@ -104,7 +104,7 @@ def test_open_again_counts_attempts_and_keeps_the_id(tmp_path: Path) -> None:
 def test_open_again_wants_a_run(tmp_path: Path, missing: str) -> None:
     run = RunDirectory(tmp_path / "run")
     if missing != "directory":
-        run.create("")
+        run.create("", b"")
         (run.path / missing).unlink()
     with pytest.raises(UserError, match=re.escape(f"--resume: {run.path}: is no run directory")):
         RunDirectory(run.path).open_again()
@@ -112,7 +112,7 @@ def test_open_again_wants_a_run(tmp_path: Path, missing: str) -> None:
 
 def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    run.create("")
+    run.create("", b"")
     path, lock = run.path, run.path / "lock"
     del run
     message = f"output_dir: {path}: is in use by a training that still runs"

@@ -7,6 +7,7 @@ from PIL import Image
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import digits, files, hub, torchvision_sets
+from cotrain_dist.data.sources.cache import cached
 from cotrain_dist.data.sources.listing import TEST, UNLABELED, Listing, joined
 from cotrain_dist.data.sources.rgb import to_rgb
 
@@ -41,7 +42,7 @@ def list_images(config: DataConfig) -> Listing:
 
 
 def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
-    """A function that reads one image of the listing; nothing is kept in memory but the digits.
+    """A function that reads one image of the listing; without data.cache_side nothing is kept.
 
     Files must be there with the sizes of the listing; raises UserError where they are not.
     """
@@ -64,4 +65,4 @@ def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
         return to_rgb(readers[listing.sources[sample_id]](listing.paths[sample_id]))
 
     assert set(listing.sources) <= {*readers, UNLABELED, TEST}
-    return read
+    return read if config.cache_side is None else cached(read, config.cache_side)

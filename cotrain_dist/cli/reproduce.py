@@ -1,0 +1,46 @@
+"""`cotrain-dist reproduce`: the paper's conditions and a sceptic's baselines, with a verdict."""
+
+from collections.abc import Sequence
+
+from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.cli.parsing import parse_config
+from cotrain_dist.errors import UserError
+
+PROG = "cotrain-dist reproduce"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Collective under a launcher."""
+    parser = Arguments(
+        PROG,
+        "Run all conditions from the same groups and models; what has finished is kept. "
+        "Takes train's keys too.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default 0)")
+    parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
+    parser.add_argument("--report_only", action="store_true", help="write the report, run nothing")
+    own, settings = parser.parse_with_settings(arguments)
+    if min(own.seeds) < 0 or len(set(own.seeds)) < len(own.seeds):
+        raise UserError(
+            "--seeds", own.seeds, "must be different whole numbers, not negative", "try 0 1 2"
+        )
+    config = parse_config(settings, PROG)
+    # Imported late: torch takes seconds that a mistyped key should not cost.
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.study.arms import BY_NAME
+    from cotrain_dist.study.reproduce import check_settings, report_on, reproduce
+    from cotrain_dist.training.train import check_all_names, model_costs
+
+    for name in own.arms or ():
+        if name not in BY_NAME:
+            raise UserError("--arms", name, "is no arm", f"choose from {', '.join(BY_NAME)}")
+    if own.report_only:
+        report_on(config)
+        return 0
+    check_settings(config)
+    check_all_names(config)
+    cost_a, cost_b = model_costs(config)
+    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    reproduce(config, own.seeds, own.arms or list(BY_NAME), rt)
+    rt.close()
+    return 0

@@ -1,0 +1,104 @@
+"""Which labeled share to try next, until pre-trained models stand at a wanted accuracy."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+FIRST_FACTOR = 1.6
+"""Step of the share while all trials lie on one side of the target."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Mean accuracy (0..1) of both models over some draws at one share, and its spread."""
+
+    share: float
+    mean: float
+    deviation: float
+    num_models: int
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The neighboring trials around the target; None on a side without one."""
+
+    below: Trial | None
+    above: Trial | None
+
+
+def bracket_of(trials: Sequence[Trial], target: float) -> Bracket:
+    """The largest share that stays below the target, the smallest above it that reaches it.
+
+    Trials scatter, so a larger share may measure lower: the pair is the neighboring one at the
+    first crossing.
+    """
+    ordered = sorted(trials, key=lambda trial: trial.share)
+    below = None
+    for trial in ordered:
+        if trial.mean >= target:
+            return Bracket(below, trial)
+        below = trial
+    return Bracket(below, None)
+
+
+def nearest(trials: Sequence[Trial], target: float) -> Trial:
+    """The trial whose mean is nearest to the target; of equals the smaller share."""
+    return min(trials, key=lambda trial: (abs(trial.mean - target), trial.share))
+
+
+def next_share(
+    trials: Sequence[Trial], target: float, smallest: float, largest: float
+) -> float | None:
+    """The share to try next, or None where the target lies outside [smallest, largest].
+
+    Between two trials that bracket the target: where the line through them, in logarithm of share
+    and logit of accuracy (accuracy grows about so), meets it. On one side of it: along the line
+    through the two outermost trials, but by a factor of at most FIRST_FACTOR squared.
+    """
+    found = bracket_of(trials, target)
+    if found.below is not None and found.above is not None:
+        return _meeting(found.below, found.above, target)
+    ordered = sorted(trials, key=lambda trial: trial.share)
+    outer = ordered[-1] if found.above is None else ordered[0]
+    grows = found.above is None
+    if outer.share >= largest if grows else outer.share <= smallest:
+        return None
+    factor = FIRST_FACTOR if grows else 1 / FIRST_FACTOR
+    share = outer.share * factor
+    if len(ordered) > 1:
+        inner = ordered[-2] if grows else ordered[1]
+        low, high = (inner, outer) if grows else (outer, inner)
+        meeting = _meeting(low, high, target)
+        # At least a quarter of a step on: a flat or falling line must not hold the search up.
+        near, far = sorted((outer.share * factor**0.25, outer.share * factor**2))
+        share = min(max(meeting, near), far)
+    return min(max(share, smallest), largest)
+
+
+def _meeting(low: Trial, high: Trial, target: float) -> float:
+    """The share at which the line through two trials reaches the target."""
+    rise = _logit(high.mean) - _logit(low.mean)
+    if rise <= 0.0:
+        return math.sqrt(low.share * high.share)
+    part = (_logit(target) - _logit(low.mean)) / rise
+    return math.exp(math.log(low.share) + part * (math.log(high.share) - math.log(low.share)))
+
+
+def _logit(accuracy: float) -> float:
+    clipped = min(max(accuracy, 1e-3), 1.0 - 1e-3)
+    return math.log(clipped / (1.0 - clipped))
+
+
+def fitted_accuracy(trials: Sequence[Trial], share: float) -> float:
+    """The curve: logit of accuracy as a straight line over the logarithm of share, least squares.
+
+    trials: at least one; with a single share, its mean.
+    """
+    xs = [math.log(trial.share) for trial in trials]
+    ys = [_logit(trial.mean) for trial in trials]
+    center_x, center_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - center_x) ** 2 for x in xs)
+    slope = 0.0
+    if spread > 0.0:
+        slope = sum((x - center_x) * (y - center_y) for x, y in zip(xs, ys, strict=True)) / spread
+    return 1.0 / (1.0 + math.exp(-(center_y + slope * (math.log(share) - center_x))))

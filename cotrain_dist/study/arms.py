@@ -1,0 +1,196 @@
+"""What `reproduce` compares, and the settings of each."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cotrain_dist.config import Config
+
+START = "start"
+"""The part that pre-trains A and B once for all conditions of a seed."""
+
+GROUPS_OF_CEILING = "groups-ceiling.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A condition or a baseline."""
+
+    name: str
+    title: str
+    stands_for: str = ""
+    """What of the paper it is a reading of."""
+    table: str = ""
+    """Number of the paper's table to put beside it."""
+    exchange: Literal["alternate", "peer", "own", "none"] = "none"
+    parity: Literal["even_own", "odd_own"] = "even_own"
+    labels: Literal["own", "shared"] = "own"
+    begins: Literal["pretrained", "shared", "all"] = "pretrained"
+    """From the seed's pre-trained A and B; or from random weights, in Step 1 on L_A and L_B
+    together, or on L_A, L_B and U with true labels."""
+    steps_of: str = ""
+    """Train as many steps as this arm took, instead of as many epochs."""
+
+
+_OWN, _SHARED = "labels own", "labels shared"
+
+ARMS = (
+    Arm(name="none-own", title=f"no exchange, {_OWN}", stands_for="Table 2", table="2"),
+    Arm(
+        name="none-shared",
+        title=f"no exchange, {_SHARED}",
+        stands_for="Condition 1, third reading",
+        table="3",
+        labels="shared",
+    ),
+    Arm(
+        name="peer-own",
+        title=f"the peer's R, {_OWN}",
+        stands_for="Condition 1, first reading",
+        table="3",
+        exchange="peer",
+    ),
+    Arm(
+        name="peer-shared",
+        title=f"the peer's R, {_SHARED}",
+        stands_for="Condition 1, first reading",
+        table="3",
+        exchange="peer",
+        labels="shared",
+    ),
+    Arm(
+        name="own-own",
+        title=f"its own R, {_OWN}",
+        stands_for="Condition 1, second reading",
+        table="3",
+        exchange="own",
+    ),
+    Arm(
+        name="own-shared",
+        title=f"its own R, {_SHARED}",
+        stands_for="Condition 1, second reading",
+        table="3",
+        exchange="own",
+        labels="shared",
+    ),
+    Arm(
+        name="alternate-own",
+        title=f"own R in even epochs, {_OWN}",
+        stands_for="Condition 2",
+        table="4",
+        exchange="alternate",
+    ),
+    Arm(
+        name="alternate-shared",
+        title=f"own R in even epochs, {_SHARED}",
+        stands_for="Condition 2",
+        table="4",
+        exchange="alternate",
+        labels="shared",
+    ),
+    Arm(
+        name="alternate-odd-own",
+        title=f"own R in odd epochs, {_OWN}",
+        stands_for="Condition 2, other parity",
+        table="4",
+        exchange="alternate",
+        parity="odd_own",
+    ),
+    Arm(
+        name="alternate-odd-shared",
+        title=f"own R in odd epochs, {_SHARED}",
+        stands_for="Condition 2, other parity",
+        table="4",
+        exchange="alternate",
+        parity="odd_own",
+        labels="shared",
+    ),
+    Arm(
+        name="none-own-steps",
+        title=f"no exchange, {_OWN}, at the steps of alternate-shared",
+        steps_of="alternate-shared",
+    ),
+    Arm(
+        name="none-shared-steps",
+        title=f"no exchange, {_SHARED}, at the steps of alternate-shared",
+        labels="shared",
+        steps_of="alternate-shared",
+    ),
+    Arm(
+        name="one-model",
+        title="one model on L_A and L_B from random weights",
+        labels="shared",
+        begins="shared",
+    ),
+    Arm(
+        name="ceiling",
+        title="one model on L_A, L_B and U with true labels, as many images seen as one-model",
+        labels="shared",
+        begins="all",
+    ),
+)
+
+BY_NAME = {arm.name: arm for arm in ARMS}
+
+
+def in_order(names: list[str]) -> list[Arm]:
+    """The named arms and those that they need, in the order in which they can run."""
+    wanted = {*names, *(BY_NAME[name].steps_of for name in names)} - {""}
+    return [arm for arm in ARMS if arm.name in wanted]
+
+
+def start_config(base: Config, seed: int, folder: Path) -> Config:
+    """Step 1 alone, with its measurement: A and B for all conditions of a seed."""
+    return replace(
+        base,
+        seed=seed,
+        output_dir=str(folder / START),
+        cotrain=replace(base.cotrain, num_epochs=0),
+    )
+
+
+def arm_config(arm: Arm, base: Config, seed: int, folder: Path, num_epochs: int) -> Config:
+    """The settings of an arm in the folder of its seed; num_epochs of Step 2."""
+    start = folder / START
+    config = replace(
+        base,
+        seed=seed,
+        output_dir=str(folder / arm.name),
+        exchange=arm.exchange,
+        exchange_parity=arm.parity,
+        labels=arm.labels,
+        data=replace(base.data, groups_from=str(start)),
+        cotrain=replace(base.cotrain, num_epochs=num_epochs),
+    )
+    if arm.begins == "pretrained":
+        return replace(
+            config,
+            pretrain=replace(base.pretrain, num_epochs=0),
+            model_a=replace(base.model_a, pretrained=False, init_from=str(start / "models" / "a")),
+            model_b=replace(base.model_b, pretrained=False, init_from=str(start / "models" / "b")),
+        )
+    return replace(config, pretrain=replace(base.pretrain, labels="shared"))
+
+
+def ceiling_config(config: Config, folder: Path, num_labeled: int, num_all: int) -> Config:
+    """`one-model` on more labels, each epoch longer: fewer epochs, so that it sees as many images.
+
+    config: of the arm `ceiling`, with the epochs of one-model. num_labeled: images of L_A and L_B;
+    num_all: and of U.
+    """
+    scale = num_labeled / num_all
+    pretrain, cotrain = config.pretrain, config.cotrain
+    return replace(
+        config,
+        data=replace(config.data, groups_from=str(folder / GROUPS_OF_CEILING)),
+        pretrain=replace(
+            pretrain,
+            num_epochs=max(1, round(pretrain.num_epochs * scale)),
+            warmup_epochs=int(pretrain.warmup_epochs * scale),
+        ),
+        cotrain=replace(
+            cotrain,
+            num_epochs=max(1, round(cotrain.num_epochs * scale)) if cotrain.num_epochs else 0,
+            warmup_epochs=int(cotrain.warmup_epochs * scale),
+        ),
+    )

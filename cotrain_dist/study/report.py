@@ -1,0 +1,71 @@
+"""The report of a study: report.md, results.json, figures."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cotrain_dist import __version__
+from cotrain_dist.config import Config
+from cotrain_dist.data.groups import GroupTable
+from cotrain_dist.method.statistics import Interval
+from cotrain_dist.paper import paper_tables
+from cotrain_dist.reporting.grid import Grid
+from cotrain_dist.study import figures, tables
+from cotrain_dist.study.results import Outcomes
+from cotrain_dist.study.verdict import Verdict, verdicts
+
+FOR_REASONS = ("alternate-shared", "alternate-own")
+"""Arms whose R is taken apart; the first that has run."""
+
+
+def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Path) -> list[Grid]:
+    """Write the files; returns the tables that the console shows."""
+    setting = setting_of(base, table)
+    found = verdicts(outcomes)
+    main = [tables.summary(outcomes, setting), tables.verdict_table(found)]
+    further = [tables.parts_of_gain(outcomes), tables.best_epochs(outcomes, setting)]
+    further += [tables.paper_shape(number, outcomes, setting) for number in paper_tables()]
+    for arm in [name for name in FOR_REASONS if outcomes.get(name)][:1]:
+        further.append(tables.right_by_confidence(arm, outcomes))
+        further.append(tables.right_by_class(arm, outcomes, table.class_names))
+    drawn = figures.draw_all(outcomes, setting, folder / "figures")
+    pictures = [f"![{path.stem}](figures/{path.name})\n" for path in drawn]
+    parts = [grid.to_markdown() for grid in (*main, *further)]
+    (folder / "report.md").write_text("\n".join([f"# {setting}\n", *parts, *pictures]))
+    results = {
+        "cotrain_dist": __version__,
+        "setting": setting,
+        "settings": asdict(base),
+        "tables": [grid.as_dict() for grid in (*main, *further)],
+        "verdicts": [_verdict_as_dict(verdict) for verdict in found],
+        "outcomes": {
+            arm: {str(seed): asdict(outcome) for seed, outcome in by_seed.items()}
+            for arm, by_seed in outcomes.items()
+        },
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return [*main, further[0]]
+
+
+def setting_of(base: Config, table: GroupTable) -> str:
+    """Data, models and resolution in a few words, for every title."""
+    names = dict.fromkeys((base.model_a.name, base.model_b.name))
+    sizes = dict.fromkeys(
+        model.image_size or base.data.image_size for model in (base.model_a, base.model_b)
+    )
+    source = base.data.name or Path(base.data.root or base.data.table or base.data.source).name
+    pixels = " and ".join(map(str, sizes))
+    return f"{source} at {pixels} pixels ({len(table.class_names)} classes), {' and '.join(names)}"
+
+
+def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:
+    return asdict(verdict) | {"measured": _interval_as_dict(verdict.measured)}
+
+
+def _interval_as_dict(interval: Interval | None) -> dict[str, Any] | None:
+    """JSON knows no infinity: one seed has no limits."""
+    if interval is None:
+        return None
+    limits = {} if interval.num_seeds > 1 else {"low": None, "high": None}
+    return asdict(interval) | limits

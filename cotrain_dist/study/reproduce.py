@@ -1,0 +1,177 @@
+"""`reproduce`: every condition and baseline from the same groups and the same A and B."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from cotrain_dist.config import Config
+from cotrain_dist.config.digest import flatten, is_free_on_resume
+from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.data.groups import GroupTable, load_group_table
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.splits import Group
+from cotrain_dist.method.steps import num_steps_of
+from cotrain_dist.reporting.console import build_console
+from cotrain_dist.reporting.run_directory import RunDirectory
+from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.collectives import broadcast_json, together
+from cotrain_dist.study.arms import (
+    ARMS,
+    GROUPS_OF_CEILING,
+    START,
+    Arm,
+    arm_config,
+    ceiling_config,
+    in_order,
+    start_config,
+)
+from cotrain_dist.study.parts import run_part
+from cotrain_dist.study.report import write_report
+from cotrain_dist.study.results import Outcome, outcome_of
+
+SETTINGS_FILE = "study.yaml"
+
+DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.labels")
+"""Settings that every part is given by its arm or its seed."""
+
+
+def reproduce(
+    base: Config, seeds: Sequence[int], arms: Sequence[str], rt: Runtime, *, quiet: bool = False
+) -> None:
+    """Run what is missing of the seeds and arms, and write the report. Collective over all ranks.
+
+    base: the settings that all parts share; `base.output_dir` is the study's folder. Finished parts
+    are never run again, a part that was killed goes on where it stood.
+    """
+    folder = Path(base.output_dir)
+    together(lambda: _open_study(base, folder) if rt.is_lead else None, rt.control)
+    for seed in seeds:
+        of_seed = folder / f"seed-{seed}"
+        run_part(start_config(base, seed, of_seed), rt, quiet=quiet)
+        for arm in in_order(list(arms)):
+            run_part(_config_of(arm, base, seed, of_seed, rt), rt, quiet=quiet)
+        together(lambda: report_on(base, quiet=quiet) if rt.is_lead else None, rt.control)
+
+
+def report_on(base: Config, *, quiet: bool = False) -> None:
+    """Write tables, figures and verdicts from what has finished; on one rank."""
+    folder = Path(base.output_dir)
+    outcomes = finished_outcomes(folder)
+    if not any(outcomes.values()):
+        raise UserError("output_dir", folder, "holds no finished part", "run reproduce first")
+    table = load_group_table(_first_start(folder))
+    grids = write_report(outcomes, base, table, folder)
+    if not quiet:
+        console = build_console()
+        for grid in grids:
+            console.print(grid.to_rich())
+        console.print(f"report: {folder / 'report.md'}", markup=False)
+
+
+def _first_start(folder: Path) -> Path:
+    return min(path.parent for path in folder.glob(f"seed-*/{START}/groups.parquet"))
+
+
+def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
+    """By arm and seed, of every part that has come to its end."""
+    outcomes: dict[str, dict[int, Outcome]] = {}
+    for name in (START, *(arm.name for arm in ARMS)):
+        outcomes[name] = {}
+        for part in sorted(folder.glob(f"seed-*/{name}")):
+            run = RunDirectory(part)
+            if run.is_finished():
+                seed = int(part.parent.name.removeprefix("seed-"))
+                outcomes[name][seed] = outcome_of(run.history.read())
+    return outcomes
+
+
+def _open_study(base: Config, folder: Path) -> None:
+    """Make the study's folder, or check that it was begun with the same settings; on one rank."""
+    check_settings(base)
+    file = folder / SETTINGS_FILE
+    if not file.exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                "output_dir",
+                folder,
+                "exists already and holds no study",
+                "name another directory, or delete it",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = file.with_suffix(".tmp")
+        beside.write_text(config_to_yaml(base))
+        beside.rename(file)
+        (folder / "study.json").write_text(json.dumps(asdict(base), indent=1) + "\n")
+        return
+    begun = flatten(json.loads((folder / "study.json").read_text()))
+    for key, value in flatten(asdict(base)).items():
+        if value != begun.get(key) and not is_free_on_resume(key) and key not in DECIDED_BY_ARM:
+            raise UserError(
+                key,
+                value,
+                f"the study in {folder} was begun with {begun.get(key)}",
+                "go on with that, or name another output_dir",
+            )
+
+
+def check_settings(base: Config) -> None:
+    """Raise UserError for settings that a study cannot keep its promises with."""
+    for key, value, wanted, why in (
+        ("cotrain.optimizer", base.cotrain.optimizer, "fresh", "arms start from saved models"),
+        ("tracking", base.tracking, "none", "a study has tables and figures of its own"),
+        ("data.groups_from", base.data.groups_from, None, "each seed draws its groups"),
+    ):
+        if value != wanted:
+            way_out = f"give {wanted or 'null'}"
+            raise UserError(key, value, f"does not go with a study: {why}", way_out)
+    for section, phase in (("pretrain", base.pretrain), ("cotrain", base.cotrain)):
+        if phase.num_epochs == 0:
+            raise UserError(
+                f"{section}.num_epochs", 0, "a study needs both steps", "give it 1 or more"
+            )
+
+
+def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> Config:
+    """Collective over all ranks: the settings of an arm, which earlier parts may decide."""
+    counts = together(
+        lambda: _count(arm, base, folder) if rt.is_lead else None,
+        rt.control,
+    )
+    num_epochs, num_labeled, num_all = broadcast_json(counts, rt.control)
+    config = arm_config(arm, base, seed, folder, num_epochs)
+    if arm.begins == "all":
+        return ceiling_config(config, folder, num_labeled, num_all)
+    return config
+
+
+def _count(arm: Arm, base: Config, folder: Path) -> tuple[int, int, int]:
+    """Epochs of Step 2, images of L_A and L_B, and of those and U; on one rank."""
+    table = load_group_table(folder / START)
+    num_own = len(table.sample_ids(Group.L_A))
+    num_labeled = num_own + len(table.sample_ids(Group.L_B))
+    num_epochs = base.cotrain.num_epochs
+    if arm.steps_of:
+        num_steps = outcome_of(RunDirectory(folder / arm.steps_of).history.read()).num_steps
+        samples = num_labeled if arm.labels == "shared" else num_own
+        num_epochs = max(1, round(num_steps / num_steps_of(samples, base.train.batch_size)))
+    if arm.begins == "all":
+        _write_groups_of_ceiling(table, folder / GROUPS_OF_CEILING)
+    return num_epochs, num_labeled, num_labeled + len(_pool_with_labels(table))
+
+
+def _pool_with_labels(table: GroupTable) -> torch.Tensor:
+    ids = table.sample_ids(Group.U)
+    return ids[table.class_ids[ids] >= 0]
+
+
+def _write_groups_of_ceiling(table: GroupTable, file: Path) -> None:
+    """Groups in which U is labeled: half of it L_A, half L_B. The only place that gives U away."""
+    ids = _pool_with_labels(table)
+    groups = table.groups.clone()
+    groups[ids[0::2]], groups[ids[1::2]] = Group.L_A, Group.L_B
+    beside = file.with_suffix(".tmp")
+    beside.write_bytes(replace(table, groups=groups).to_parquet())
+    beside.rename(file)

@@ -1,0 +1,123 @@
+"""What the parts of a study have measured, side by side."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from cotrain_dist.method.statistics import Interval, paired_interval
+
+MODELS = ("a", "b", "ensemble")
+
+History = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One arm with one seed; accuracies on T in %."""
+
+    curve: dict[str, list[float]]
+    """Of a, b and ensemble after epochs 0, 1, .. of Step 2."""
+    recall: dict[str, float]
+    """Mean per-class recall after the last epoch, in %."""
+    best_epoch: dict[str, int]
+    """Of each model: chosen on V, or without one on T."""
+    chosen_on: str
+    num_steps: int
+    """Optimizer steps of A in Step 2."""
+    num_images: int
+    """Images that A has learned from in Step 2, repeats counted."""
+    seconds: float
+    """Of Step 2."""
+    signs: dict[str, list[float | None]]
+    """By epoch: num_selected_a, selected_accuracy_a, agreement_rate, calibration_error_a, ..."""
+    pool: list[dict[str, Any] | None]
+    """By epoch: what both models called U, against its true labels."""
+    right_by_class: dict[str, list[list[int]]]
+    """By epoch and role: for each class, images in R and right ones: [2][C] summed over epochs."""
+
+    @property
+    def last(self) -> dict[str, float]:
+        """After the last epoch; `models` is the mean of a and b."""
+        values = {name: self.curve[name][-1] for name in MODELS}
+        return values | {"models": (values["a"] + values["b"]) / 2}
+
+    @property
+    def first(self) -> dict[str, float]:
+        """Before Step 2."""
+        values = {name: self.curve[name][0] for name in MODELS}
+        return values | {"models": (values["a"] + values["b"]) / 2}
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Of each model at its best epoch."""
+        return {name: self.curve[name][self.best_epoch[name]] for name in MODELS}
+
+
+def outcome_of(history: History) -> Outcome:
+    """The figures of a finished part."""
+    records = [record for record in history if record["phase"] == "cotrain"]
+    chosen_on = "validation" if "validation" in records[0] else "test"
+    curve = {name: [100 * r["test"][name]["top1"] for r in records] for name in MODELS}
+    judged = {name: [r[chosen_on][name]["top1"] for r in records] for name in MODELS}
+    last = records[-1]["test"]
+    fits = [record["fit_a"] for record in records[1:]]
+    return Outcome(
+        curve=curve,
+        recall={name: 100 * last[name]["mean_class_recall"] for name in MODELS},
+        # The earliest of equals.
+        best_epoch={name: values.index(max(values)) for name, values in judged.items()},
+        chosen_on="V" if chosen_on == "validation" else "T",
+        num_steps=sum(fit["num_steps"] for fit in fits),
+        num_images=sum(fit["num_samples"] for fit in fits),
+        seconds=sum(record["seconds"] for record in records),
+        signs=_signs(records),
+        pool=[record["pool"] for record in records[1:]],
+        right_by_class={
+            role: [
+                _column_sums([r[f"selected_{what}_histogram_{role}"] for r in records])
+                for what in ("class", "right")
+            ]
+            for role in ("a", "b")
+        },
+    )
+
+
+def _signs(records: History) -> dict[str, list[float | None]]:
+    keys = ["agreement_rate"]
+    keys += [f"{key}_{role}" for key in ("num_selected", "selected_accuracy") for role in "ab"]
+    signs: dict[str, list[float | None]] = {
+        key: [record[key] for record in records[1:]] for key in keys
+    }
+    for name in MODELS:
+        signs[f"calibration_error_{name}"] = [
+            record["test"][name]["calibration_error"] for record in records[1:]
+        ]
+    return signs
+
+
+def _column_sums(rows: Sequence[Sequence[int]]) -> list[int]:
+    return [sum(column) for column in zip(*rows, strict=True)]
+
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+"""By arm and seed."""
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation; none for a single seed."""
+    return mean(values), stdev(values) if len(values) > 1 else None
+
+
+def common_seeds(outcomes: Outcomes, *arms: str) -> list[int]:
+    """Seeds that all of the arms have finished, ascending."""
+    return sorted(set.intersection(*(set(outcomes.get(arm, {})) for arm in arms)))
+
+
+def gain(outcomes: Outcomes, arm: str, over: str, name: str = "models") -> Interval | None:
+    """What an arm's last epoch gains over another's, paired by seed; None without a common seed."""
+    seeds = common_seeds(outcomes, arm, over)
+    if not seeds:
+        return None
+    differences = [outcomes[arm][s].last[name] - outcomes[over][s].last[name] for s in seeds]
+    return paired_interval(differences)

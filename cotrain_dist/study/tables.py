@@ -1,0 +1,220 @@
+"""Outcomes as tables, in the paper's shape and in a sceptic's."""
+
+import math
+from collections.abc import Sequence
+from statistics import mean
+
+from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
+from cotrain_dist.method.statistics import Interval
+from cotrain_dist.paper import PaperTable, paper_tables
+from cotrain_dist.reporting.grid import Grid
+from cotrain_dist.study.arms import ARMS, START, Arm
+from cotrain_dist.study.results import (
+    Outcome,
+    Outcomes,
+    gain,
+    over_seeds,
+)
+from cotrain_dist.study.verdict import Verdict
+
+NOT_RUN = "not run"
+NUM_CLASSES_SHOWN = 10
+
+
+def summary(outcomes: Outcomes, setting: str) -> Grid:
+    """Every arm after its last epoch; `setting` names data and resolution."""
+    rows = [_start_row(outcomes)]
+    rows += [_summary_row(arm, outcomes) for arm in ARMS]
+    return Grid(
+        f"Accuracy on T in %, {setting}, after the last epoch of Step 2",
+        (
+            *("arm", "what it is", "paper A, B", "seeds", "A", "B", "ensemble", "mean recall"),
+            *("gain over none-own", "gain over one-model", "steps of A", "minutes"),
+        ),
+        rows,
+    )
+
+
+def _start_row(outcomes: Outcomes) -> list[str]:
+    found = list(outcomes.get(START, {}).values())
+    row = [START, "pre-trained A and B; their ensemble without exchange", ""]
+    if not found:
+        return [*row, NOT_RUN, *[""] * 8]
+    cells = [_spread([o.first[name] for o in found]) for name in ("a", "b", "ensemble")]
+    return [*row, str(len(found)), *cells, _recall(found), "", "", "", ""]
+
+
+def _summary_row(arm: Arm, outcomes: Outcomes) -> list[str]:
+    found = list(outcomes.get(arm.name, {}).values())
+    paper = paper_tables().get(arm.table)
+    title = f"{arm.title} ({arm.stands_for})" if arm.stands_for else arm.title
+    row = [arm.name, title, "" if paper is None else f"{paper.a[-1]:.1f}, {paper.b[-1]:.1f}"]
+    if not found:
+        return [*row, NOT_RUN, *[""] * 8]
+    return [
+        *row,
+        str(len(found)),
+        *(_spread([o.last[name] for o in found]) for name in ("a", "b", "ensemble")),
+        _recall(found),
+        "" if arm.name == "none-own" else show_interval(gain(outcomes, arm.name, "none-own")),
+        "" if arm.name == "one-model" else show_interval(gain(outcomes, arm.name, "one-model")),
+        f"{mean(o.num_steps for o in found):.0f}",
+        f"{mean(o.seconds for o in found) / 60:.1f}",
+    ]
+
+
+def _recall(found: Sequence[Outcome]) -> str:
+    return _spread([(o.recall["a"] + o.recall["b"]) / 2 for o in found])
+
+
+def _spread(values: Sequence[float]) -> str:
+    center, deviation = over_seeds(values)
+    return f"{center:.1f}" if deviation is None else f"{center:.1f} ± {deviation:.1f}"
+
+
+def show_interval(interval: Interval | None) -> str:
+    """Mean and, over several seeds, the 95 % t interval of paired differences."""
+    if interval is None:
+        return ""
+    if math.isinf(interval.low):
+        return f"{interval.mean:+.1f}"
+    return f"{interval.mean:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
+
+
+def best_epochs(outcomes: Outcomes, setting: str) -> Grid:
+    """Each arm at the best epoch of each model, beside the last one."""
+    found = [outcome for by_seed in outcomes.values() for outcome in by_seed.values()]
+    chosen_on = found[0].chosen_on if found else "T"
+    warning = "" if chosen_on == "V" else ": T chose the epoch, so these are optimistic"
+    rows = []
+    for arm in ARMS:
+        own = list(outcomes.get(arm.name, {}).values())
+        if own:
+            cells = [
+                f"{_spread([o.best[n] for o in own])} / {_spread([o.last[n] for o in own])}"
+                for n in ("a", "b", "ensemble")
+            ]
+            rows.append([arm.name, *cells])
+    return Grid(
+        f"Accuracy on T in %, {setting}, best epoch (chosen on {chosen_on}) / last{warning}",
+        ("arm", "A", "B", "ensemble"),
+        rows,
+    )
+
+
+def paper_shape(number: str, outcomes: Outcomes, setting: str) -> Grid:
+    """One of the paper's tables by epoch, its own figures beside those of each reading."""
+    paper = paper_tables()[number]
+    arms = [arm for arm in ARMS if arm.table == number and outcomes.get(arm.name)]
+    num_epochs = max(
+        [len(o.curve["a"]) - 1 for arm in arms for o in outcomes[arm.name].values()], default=0
+    )
+    columns = [f"{arm.name} {role.upper()}" for arm in arms for role in "ab"]
+    rows = []
+    for epoch in sorted({*paper.epochs, *range(1, num_epochs + 1)}):
+        if epoch not in paper.epochs and number != "2" and epoch % 2:
+            continue  # the paper gives every second one
+        cells = [
+            _at_epoch([o.curve[role] for o in outcomes[arm.name].values()], epoch)
+            for arm in arms
+            for role in "ab"
+        ]
+        rows.append([str(epoch), *_paper_cells(paper, epoch), *cells])
+    return Grid(
+        f"{paper.name}, {paper.title}: accuracy on T in % by epoch, {setting}",
+        ("epoch", "paper A", "paper B", *columns),
+        rows,
+    )
+
+
+def _paper_cells(paper: PaperTable, epoch: int) -> list[str]:
+    if epoch not in paper.epochs:
+        return ["", ""]
+    index = paper.epochs.index(epoch)
+    return [f"{paper.a[index]:.2f}", f"{paper.b[index]:.2f}"]
+
+
+def _at_epoch(curves: Sequence[Sequence[float]], epoch: int) -> str:
+    values = [curve[epoch] for curve in curves if epoch < len(curve)]
+    return _spread(values) if values else ""
+
+
+def verdict_table(found: Sequence[Verdict]) -> Grid:
+    """Every claim with the paper's figure, the measured one and the verdict."""
+    rows = [
+        [
+            verdict.claim,
+            "" if verdict.paper is None else f"{verdict.paper:+.1f}",
+            show_interval(verdict.measured),
+            "" if verdict.measured is None else str(verdict.measured.num_seeds),
+            verdict.verdict,
+        ]
+        for verdict in found
+    ]
+    return Grid(
+        "Claims: points of accuracy on T, mean of A and B, last epoch",
+        ("claim", "paper", "measured (95 % interval)", "seeds", "verdict"),
+        rows,
+    )
+
+
+def parts_of_gain(outcomes: Outcomes) -> Grid:
+    """How much is shared labels, how much exchange, how much ensembling."""
+    rows = [
+        [what, f"{arm} - {over}", show_interval(gain(outcomes, arm, over))]
+        for what, arm, over in (
+            ("sharing labels", "none-shared", "none-own"),
+            ("exchanging R, labels own", "alternate-own", "none-own"),
+            ("exchanging R, labels shared", "alternate-shared", "none-shared"),
+            ("more steps, labels own", "none-own-steps", "none-own"),
+            ("more steps, labels shared", "none-shared-steps", "none-shared"),
+        )
+    ]
+    starts = [outcome.first for outcome in outcomes.get(START, {}).values()]
+    values = [first["ensemble"] - first["models"] for first in starts]
+    averaging = ["averaging both models", "ensemble - mean of A and B, pre-trained"]
+    rows.append([*averaging, f"+{_spread(values)}" if values else ""])
+    return Grid("What the gain is made of, in points", ("part", "difference", "points"), rows)
+
+
+def right_by_confidence(arm: str, outcomes: Outcomes) -> Grid:
+    """Accuracy of what A and B call U, by confidence, where they agree and where they differ."""
+    rows = []
+    pools = [p for o in outcomes.get(arm, {}).values() for p in o.pool if p is not None]
+    for tenth in reversed(range(NUM_CONFIDENCE_BINS)):
+        row = [f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"]
+        for name in ("agree", "differ"):
+            parts = [pool[f"{name}_{role}"] for pool in pools for role in "ab"]
+            images = sum(part["num_images"][tenth] for part in parts)
+            right = sum(part["num_right"][tenth] for part in parts)
+            row.append(f"{images / max(len(parts), 1):.0f}")
+            row.append(f"{right / images:.0%}" if images else "-")
+        rows.append(row)
+    return Grid(
+        f"{arm}: images of U by confidence of the model that calls them, a model and epoch",
+        ("confidence", "agreed: images", "right", "in disagreement: images", "right"),
+        rows,
+    )
+
+
+def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str]) -> Grid:
+    """The classes most often in R, and how many of their images are labeled right."""
+    found = list(outcomes.get(arm, {}).values())
+    images = [0] * len(class_names)
+    right = [0] * len(class_names)
+    for outcome in found:
+        for counted, rights in outcome.right_by_class.values():
+            images = [a + b for a, b in zip(images, counted, strict=True)]
+            right = [a + b for a, b in zip(right, rights, strict=True)]
+    order = sorted(range(len(class_names)), key=lambda i: -images[i])[:NUM_CLASSES_SHOWN]
+    total = max(sum(images), 1)
+    rows = [
+        [class_names[i], f"{images[i] / total:.1%}", f"{right[i] / images[i]:.0%}"]
+        for i in order
+        if images[i]
+    ]
+    return Grid(
+        f"{arm}: the {len(rows)} classes most often called in R, over all epochs",
+        ("called", "share of R", "right"),
+        rows,
+    )

@@ -1,0 +1,115 @@
+"""The claims of the paper, and those of a sceptic, each with its rule.
+
+The rules are `judge_gain` and `judge_flat` of method.statistics; the limits stand here. Figures are
+those of the last epoch of Step 2, mean of A and B on T, which nothing was chosen by.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cotrain_dist.method.statistics import Interval, judge_flat, judge_gain, paired_interval
+from cotrain_dist.paper import paper_tables
+from cotrain_dist.study.results import Outcomes, common_seeds, gain
+
+FLAT_POINTS = 2.0
+"""Table 2 wanders by about so much from epoch to epoch."""
+
+SHARE_OF_PAPER = 0.5
+"""A claim holds where at least so much of the paper's gain is seen."""
+
+SMALLEST_GAIN = 1.0
+"""Points, for claims that the paper puts no figure to."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim and what the seeds say."""
+
+    claim: str
+    paper: float | None
+    """The paper's figure in points."""
+    measured: Interval | None
+    verdict: str
+
+
+def verdicts(outcomes: Outcomes) -> list[Verdict]:
+    """One on each claim; those whose parts have not run say so."""
+    tables = paper_tables()
+    none, one, two = (tables[number].last for number in ("2", "3", "4"))
+    found = [_flat(outcomes)]
+    for arm, reading in (
+        ("peer-own", "the peer's R, labels own"),
+        ("peer-shared", "the peer's R, labels shared"),
+        ("own-own", "its own R, labels own"),
+        ("own-shared", "its own R, labels shared"),
+        ("none-shared", "the peer's labels, no R"),
+    ):
+        found.append(
+            _gain(outcomes, arm, "none-own", f"Condition 1 ({reading}) beats Table 2", one - none)
+        )
+    for arm, reading in (
+        ("alternate-own", "own R in even epochs, labels own"),
+        ("alternate-shared", "own R in even epochs, labels shared"),
+        ("alternate-odd-own", "own R in odd epochs, labels own"),
+        ("alternate-odd-shared", "own R in odd epochs, labels shared"),
+    ):
+        found.append(
+            _gain(outcomes, arm, "none-own", f"Condition 2 ({reading}) beats Table 2", two - none)
+        )
+    for labels in ("own", "shared"):
+        arms = (f"alternate-{labels}", f"peer-{labels}")
+        found.append(
+            _gain(outcomes, *arms, f"Condition 2 beats Condition 1, labels {labels}", two - one)
+        )
+    for arm, over, claim in (
+        ("alternate-own", "none-own-steps", "R teaches more than the same steps, labels own"),
+        (
+            "alternate-shared",
+            "none-shared-steps",
+            "R teaches more than the same steps, labels shared",
+        ),
+        ("alternate-shared", "one-model", "two models beat one that has both their labels"),
+    ):
+        found.append(_gain(outcomes, arm, over, claim, None))
+    found.append(_over_ensemble(outcomes))
+    return found
+
+
+def _gain(outcomes: Outcomes, arm: str, over: str, claim: str, paper: float | None) -> Verdict:
+    smallest = SMALLEST_GAIN if paper is None else SHARE_OF_PAPER * paper
+    return _judged(claim, paper, gain(outcomes, arm, over), lambda seen: judge_gain(seen, smallest))
+
+
+def _flat(outcomes: Outcomes) -> Verdict:
+    seeds = common_seeds(outcomes, "none-own")
+    changes = [
+        outcomes["none-own"][s].last["models"] - outcomes["none-own"][s].first["models"]
+        for s in seeds
+    ]
+    return _judged(
+        "without exchange accuracy stays where pre-training left it (Table 2)",
+        0.0,
+        paired_interval(changes) if changes else None,
+        lambda seen: judge_flat(seen, FLAT_POINTS),
+    )
+
+
+def _over_ensemble(outcomes: Outcomes) -> Verdict:
+    seeds = common_seeds(outcomes, "alternate-shared")
+    differences = [
+        outcome.last["models"] - outcome.first["ensemble"]
+        for outcome in (outcomes["alternate-shared"][seed] for seed in seeds)
+    ]
+    return _judged(
+        "a co-trained model beats the two pre-trained ones as an ensemble",
+        None,
+        paired_interval(differences) if differences else None,
+        lambda seen: judge_gain(seen, SMALLEST_GAIN),
+    )
+
+
+def _judged(
+    claim: str, paper: float | None, measured: Interval | None, judge: Callable[[Interval], str]
+) -> Verdict:
+    verdict = "not run" if measured is None else judge(measured)
+    return Verdict(claim, paper, measured, verdict)
