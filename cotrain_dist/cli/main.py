@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cotrain_dist import __version__
-from cotrain_dist.cli import env, evaluate, plan, predict, reproduce, runs, train
+from cotrain_dist.cli import calibrate, env, evaluate, plan, predict, reproduce, runs, train
 from cotrain_dist.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
@@ -21,6 +21,7 @@ usage: cotrain-dist train [--config FILE] [--KEY VALUE ...]
        cotrain-dist evaluate RUN [--on T|V|U|FOLDER] [--output FILE.json]
        cotrain-dist predict RUN IMAGES... [--output FILE.csv|.jsonl|.parquet]
        cotrain-dist plan [--num_ranks N] [--num_nodes N] [--measure] [--config FILE] ...
+       cotrain-dist calibrate [--target_accuracy 0.5] [--config FILE] ...
        cotrain-dist reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ...
        cotrain-dist runs [DIR]
        cotrain-dist env
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "evaluate": evaluate.run,
     "predict": predict.run,
     "plan": plan.run,
+    "calibrate": calibrate.run,
     "reproduce": reproduce.run,
     "runs": runs.run,
     "env": env.run,

@@ -28,7 +28,8 @@ def run(arguments: Sequence[str]) -> int:
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.study.arms import BY_NAME
-    from cotrain_dist.study.reproduce import check_settings, report_on, reproduce
+    from cotrain_dist.study.parts import check_settings
+    from cotrain_dist.study.reproduce import report_on, reproduce
     from cotrain_dist.training.train import check_all_names, model_costs
 
     for name in own.arms or ():

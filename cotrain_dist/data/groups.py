@@ -67,10 +67,10 @@ class GroupTable:
         return bytes(sink.getvalue().to_pybytes())
 
 
-def draw_group_table(listing: Listing, config: DataConfig, seed: int) -> GroupTable:
-    """Draw the groups of a listing. Raises UserError where a class is too small."""
+def shares_of(config: DataConfig) -> Shares:
+    """The configured shares of a class; T has none where data.test names a folder."""
     test = config.test_fraction if config.test_per_class is None else config.test_per_class
-    shares = Shares(
+    return Shares(
         test=0 if config.test else test,
         validation=config.validation_fraction,
         labeled=(
@@ -79,6 +79,11 @@ def draw_group_table(listing: Listing, config: DataConfig, seed: int) -> GroupTa
             else config.labeled_per_class
         ),
     )
+
+
+def draw_group_table(listing: Listing, config: DataConfig, seed: int) -> GroupTable:
+    """Draw the groups of a listing. Raises UserError where a class is too small."""
+    shares = shares_of(config)
     sources = np.array(listing.sources)
     groups = torch.full((len(sources),), Group.U, dtype=torch.int64)
     groups[torch.from_numpy(sources == TEST)] = Group.T

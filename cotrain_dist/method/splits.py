@@ -1,7 +1,7 @@
 """The groups T, V, L_A, L_B and U, drawn per class from one seed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import torch
@@ -73,6 +73,28 @@ def draw_groups(
             "data.labeled_fraction and data.validation_fraction",
         )
     return groups
+
+
+def labeled_limits(class_sizes: Sequence[int], shares: Shares) -> tuple[float, float]:
+    """The smallest and the largest labeled fraction, in steps of 0.0001, that fill every group.
+
+    class_sizes: images of each class. `shares.labeled` is not looked at. Raises UserError where no
+    fraction does.
+    """
+    steps = [step / 10_000 for step in range(1, 5_000)]
+    possible = [
+        share
+        for share in steps
+        if all(_class_counts(n, replace(shares, labeled=share), True) for n in class_sizes)
+    ]
+    if not possible:
+        raise UserError(
+            "data.root",
+            f"{min(class_sizes, default=0)} images in the smallest class",
+            "no labeled share leaves each class an image in each of T, L_A, L_B, U (and V)",
+            "add images, or leave out the smallest classes",
+        )
+    return possible[0], possible[-1]
 
 
 def _class_counts(

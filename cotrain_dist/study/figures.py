@@ -18,23 +18,31 @@ DOTS_PER_INCH = 110
 
 def draw_all(outcomes: Outcomes, setting: str, folder: Path) -> list[Path]:
     """Draw what there is to draw; returns the PNG files."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")  # no display in a batch job
+    use_files_only()
     folder.mkdir(exist_ok=True)
     drawn = [
-        _save(_curves_beside_paper(number, outcomes, setting), folder / name)
+        save_figure(_curves_beside_paper(number, outcomes, setting), folder / name)
         for number, name in FIGURES.items()
         if any(arm.table == number and outcomes.get(arm.name) for arm in ARMS)
     ]
     exchanging = [a.name for a in ARMS if a.exchange != "none" and outcomes.get(a.name)]
     if exchanging:
-        drawn.append(_save(_signs(exchanging, outcomes, setting), folder / "exchange"))
-        drawn.append(_save(_by_confidence(exchanging, outcomes, setting), folder / "confidence"))
+        drawn.append(save_figure(_signs(exchanging, outcomes, setting), folder / "exchange"))
+        drawn.append(
+            save_figure(_by_confidence(exchanging, outcomes, setting), folder / "confidence")
+        )
     return drawn
 
 
-def _save(figure: Any, path: Path) -> Path:
+def use_files_only() -> None:
+    """Draw into files: a batch job has no display."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write PNG and SVG; returns the PNG."""
     import matplotlib.pyplot as plt
 
     figure.savefig(path.with_suffix(".svg"), bbox_inches="tight")

@@ -21,7 +21,7 @@ FOR_REASONS = ("alternate-shared", "alternate-own")
 
 def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Path) -> list[Grid]:
     """Write the files; returns the tables that the console shows."""
-    setting = setting_of(base, table)
+    setting = setting_of(base, len(table.class_names))
     found = verdicts(outcomes)
     main = [tables.summary(outcomes, setting), tables.verdict_table(found)]
     further = [tables.parts_of_gain(outcomes), tables.best_epochs(outcomes, setting)]
@@ -48,7 +48,7 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
     return [*main, further[0]]
 
 
-def setting_of(base: Config, table: GroupTable) -> str:
+def setting_of(base: Config, num_classes: int) -> str:
     """Data, models and resolution in a few words, for every title."""
     names = dict.fromkeys((base.model_a.name, base.model_b.name))
     sizes = dict.fromkeys(
@@ -56,7 +56,7 @@ def setting_of(base: Config, table: GroupTable) -> str:
     )
     source = base.data.name or Path(base.data.root or base.data.table or base.data.source).name
     pixels = " and ".join(map(str, sizes))
-    return f"{source} at {pixels} pixels ({len(table.class_names)} classes), {' and '.join(names)}"
+    return f"{source} at {pixels} pixels ({num_classes} classes), {' and '.join(names)}"
 
 
 def _verdict_as_dict(verdict: Verdict) -> dict[str, Any]:

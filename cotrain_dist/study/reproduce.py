@@ -1,15 +1,12 @@
 """`reproduce`: every condition and baseline from the same groups and the same A and B."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from cotrain_dist.config import Config
-from cotrain_dist.config.digest import flatten, is_free_on_resume
-from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.groups import GroupTable, load_group_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group
@@ -28,14 +25,9 @@ from cotrain_dist.study.arms import (
     in_order,
     start_config,
 )
-from cotrain_dist.study.parts import run_part
+from cotrain_dist.study.parts import open_study, run_part
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
-
-SETTINGS_FILE = "study.yaml"
-
-DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.labels")
-"""Settings that every part is given by its arm or its seed."""
 
 
 def reproduce(
@@ -47,7 +39,7 @@ def reproduce(
     are never run again, a part that was killed goes on where it stood.
     """
     folder = Path(base.output_dir)
-    together(lambda: _open_study(base, folder) if rt.is_lead else None, rt.control)
+    together(lambda: open_study(base, folder) if rt.is_lead else None, rt.control)
     for seed in seeds:
         of_seed = folder / f"seed-{seed}"
         run_part(start_config(base, seed, of_seed), rt, quiet=quiet)
@@ -86,52 +78,6 @@ def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
                 seed = int(part.parent.name.removeprefix("seed-"))
                 outcomes[name][seed] = outcome_of(run.history.read())
     return outcomes
-
-
-def _open_study(base: Config, folder: Path) -> None:
-    """Make the study's folder, or check that it was begun with the same settings; on one rank."""
-    check_settings(base)
-    file = folder / SETTINGS_FILE
-    if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                "output_dir",
-                folder,
-                "exists already and holds no study",
-                "name another directory, or delete it",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".tmp")
-        beside.write_text(config_to_yaml(base))
-        beside.rename(file)
-        (folder / "study.json").write_text(json.dumps(asdict(base), indent=1) + "\n")
-        return
-    begun = flatten(json.loads((folder / "study.json").read_text()))
-    for key, value in flatten(asdict(base)).items():
-        if value != begun.get(key) and not is_free_on_resume(key) and key not in DECIDED_BY_ARM:
-            raise UserError(
-                key,
-                value,
-                f"the study in {folder} was begun with {begun.get(key)}",
-                "go on with that, or name another output_dir",
-            )
-
-
-def check_settings(base: Config) -> None:
-    """Raise UserError for settings that a study cannot keep its promises with."""
-    for key, value, wanted, why in (
-        ("cotrain.optimizer", base.cotrain.optimizer, "fresh", "arms start from saved models"),
-        ("tracking", base.tracking, "none", "a study has tables and figures of its own"),
-        ("data.groups_from", base.data.groups_from, None, "each seed draws its groups"),
-    ):
-        if value != wanted:
-            way_out = f"give {wanted or 'null'}"
-            raise UserError(key, value, f"does not go with a study: {why}", way_out)
-    for section, phase in (("pretrain", base.pretrain), ("cotrain", base.cotrain)):
-        if phase.num_epochs == 0:
-            raise UserError(
-                f"{section}.num_epochs", 0, "a study needs both steps", "give it 1 or more"
-            )
 
 
 def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> Config:

@@ -1,0 +1,226 @@
+"""`calibrate`: the labeled share at which pre-trained models stand at a wanted accuracy on T."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from cotrain_dist.config import Config
+from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.data.groups import draw_group_table, shares_of
+from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.sources.listing import TEST, UNKNOWN, Listing
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.calibration import Trial, bracket_of, nearest, next_share
+from cotrain_dist.method.splits import Group, labeled_limits
+from cotrain_dist.reporting.console import build_console
+from cotrain_dist.reporting.grid import Grid
+from cotrain_dist.reporting.run_directory import RunDirectory
+from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.collectives import broadcast_json, together
+from cotrain_dist.study.curve import draw_curve
+from cotrain_dist.study.parts import open_study, run_part
+from cotrain_dist.study.report import setting_of
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is looked for, and the budget."""
+
+    target: float
+    """Accuracy on T, 0..1, mean of A and B."""
+    tolerance: float
+    """The search ends once a trial's mean is so near."""
+    num_draws: int
+    """Draws of the groups (and of first weights) a trial."""
+    max_trials: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How a search has ended."""
+
+    goal: Goal
+    trials: tuple[Trial, ...]
+    ending: str
+    is_reached: bool
+    """Whether a share was found: within the tolerance, or between two neighbors."""
+
+    @property
+    def chosen(self) -> Trial:
+        """The measured trial nearest to the target."""
+        return nearest(self.trials, self.goal.target)
+
+
+def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> bool:
+    """Try shares until one fits or the budget is spent. Collective over all ranks.
+
+    base: settings of the pre-training; `base.output_dir` is the study's folder and
+    `data.labeled_fraction` the first share. Trials that stand there are not run again. Groups are
+    nested: for one draw a larger share holds every smaller one, over the same T. Returns whether a
+    share was found.
+    """
+    folder = Path(base.output_dir)
+    search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
+    while True:
+        share = _on_lead(lambda: search.next_share() if search else None, rt)
+        if share is None:
+            return bool(_on_lead(lambda: search.end(quiet) if search else None, rt))
+        for draw in range(goal.num_draws):
+            run_part(trial_config(base, share, draw, folder), rt, quiet=quiet)
+        _on_lead(partial(search.take, share) if search else lambda: None, rt)
+
+
+def _on_lead(work: Callable[[], Any], rt: Runtime) -> Any:
+    """Collective over all ranks: what the lead rank's work returns; a plain value for JSON."""
+    return broadcast_json(together(work, rt.control), rt.control)
+
+
+def trial_config(base: Config, share: float, draw: int, folder: Path) -> Config:
+    """Pre-training alone, with one share and one draw."""
+    return replace(
+        base,
+        data=replace(base.data, labeled_fraction=share, labeled_per_class=None),
+        cotrain=replace(base.cotrain, num_epochs=0),
+        seed=base.seed + draw,
+        output_dir=str(folder / f"share-{share:.4f}" / f"draw-{base.seed + draw}"),
+    )
+
+
+class _Search:
+    """The search on the lead rank: what has been tried, what comes next, how it ended."""
+
+    def __init__(self, base: Config, goal: Goal) -> None:
+        self._base, self._goal = base, goal
+        self._folder = Path(base.output_dir)
+        self._listing = list_images(base.data)
+        self._setting = setting_of(base, len(self._listing.class_names))
+        self._limits = labeled_limits(_class_sizes(self._listing), shares_of(base.data))
+        self._trials: list[Trial] = []
+        self._sizes: set[int] = set()
+        self._ending = ""
+        open_study(base, self._folder)
+
+    def next_share(self) -> float | None:
+        """The next share to train, or None at the end."""
+        goal = self._goal
+        if not self._trials:
+            low, high = self._limits
+            return min(max(round(self._base.data.labeled_fraction, 4), low), high)
+        if abs(nearest(self._trials, goal.target).mean - goal.target) <= goal.tolerance:
+            self._ending = "a trial stands within the tolerance"
+            return None
+        if len(self._trials) >= goal.max_trials:
+            self._ending = "the budget of trials is spent"
+            return None
+        share = next_share(self._trials, goal.target, *self._limits)
+        if share is None:
+            self._ending = "out of reach: the target lies beyond the shares that the data allow"
+            return None
+        share = round(share, 4)
+        if self._num_labeled(share) in self._sizes:
+            self._ending = "as near as whole images a class allow"
+            return None
+        return share
+
+    def take(self, share: float) -> None:
+        """Read what the draws of a share have measured."""
+        values = []
+        for draw in range(self._goal.num_draws):
+            part = trial_config(self._base, share, draw, self._folder).output_dir
+            test = RunDirectory(Path(part)).history.read()[-1]["test"]
+            values += [test[role]["top1"] for role in ("a", "b")]
+        self._trials.append(Trial(share, mean(values), stdev(values), len(values)))
+        self._sizes.add(self._num_labeled(share))
+
+    def end(self, quiet: bool) -> bool:
+        """Write calibration.json, the curve and, where a share was found, calibrated.yaml.
+
+        Returns whether one was.
+        """
+        bracket = bracket_of(self._trials, self._goal.target)
+        near = abs(nearest(self._trials, self._goal.target).mean - self._goal.target)
+        is_reached = near <= self._goal.tolerance or None not in (bracket.below, bracket.above)
+        found = Calibration(self._goal, tuple(self._trials), self._ending, is_reached)
+        _write(found, self._base, self._setting, self._folder)
+        if not quiet:
+            console = build_console()
+            console.print(trial_table(found, self._setting).to_rich())
+            console.print(describe(found), markup=False)
+        return is_reached
+
+    def _num_labeled(self, share: float) -> int:
+        config = trial_config(self._base, share, 0, self._folder)
+        table = draw_group_table(self._listing, config.data, config.seed)
+        return len(table.sample_ids(Group.L_A))
+
+
+def _class_sizes(listing: Listing) -> list[int]:
+    counts = [0] * len(listing.class_names)
+    for source, class_id in zip(listing.sources, listing.class_ids.tolist(), strict=True):
+        if source != TEST and class_id != UNKNOWN:
+            counts[class_id] += 1
+    return counts
+
+
+def _write(found: Calibration, base: Config, title: str, folder: Path) -> None:
+    bracket = bracket_of(found.trials, found.goal.target)
+    content = asdict(found) | {"chosen": asdict(found.chosen), "bracket": asdict(bracket)}
+    (folder / "calibration.json").write_text(json.dumps(content, indent=1) + "\n")
+    (folder / "calibration.md").write_text(
+        f"{trial_table(found, title).to_markdown()}\n{describe(found)}\n"
+    )
+    draw_curve(found.trials, found.goal.target, title, folder)
+    if found.is_reached:
+        data = replace(base.data, labeled_fraction=found.chosen.share, labeled_per_class=None)
+        calibrated = replace(base, data=data, output_dir=str(folder / "run"))
+        (folder / "calibrated.yaml").write_text(config_to_yaml(calibrated))
+
+
+def trial_table(found: Calibration, setting: str) -> Grid:
+    """All trials by share."""
+    rows = [
+        [
+            f"{trial.share:.4f}",
+            f"{100 * trial.mean:.1f} ± {100 * trial.deviation:.1f}",
+            str(trial.num_models),
+            "chosen" if trial == found.chosen and found.is_reached else "",
+        ]
+        for trial in sorted(found.trials, key=lambda trial: trial.share)
+    ]
+    return Grid(
+        f"Accuracy on T in % after pre-training, target {100 * found.goal.target:.0f}: {setting}",
+        ("labeled share of each model", "mean ± deviation", "models", ""),
+        rows,
+    )
+
+
+def describe(found: Calibration) -> str:
+    """The end of the search in a sentence or two."""
+    bracket, chosen = bracket_of(found.trials, found.goal.target), found.chosen
+    if not found.is_reached:
+        side = "largest" if bracket.above is None else "smallest"
+        return f"{found.ending}: nearest is the {side} share tried, {_show(chosen)}."
+    text = f"share {_show(chosen)}: {found.ending}."
+    if bracket.below is not None and bracket.above is not None:
+        text += f" Neighbors: {_show(bracket.below)} and {_show(bracket.above)}."
+    return text
+
+
+def _show(trial: Trial) -> str:
+    return f"{trial.share:.4f} ({100 * trial.mean:.1f} %)"
+
+
+def check_goal(goal: Goal) -> None:
+    """Raise UserError for a goal that cannot be looked for."""
+    for name, value, is_right, rule in (
+        ("--target_accuracy", goal.target, 0.0 < goal.target < 1.0, "must lie between 0 and 1"),
+        ("--tolerance", goal.tolerance, 0.0 <= goal.tolerance < 1.0, "must be 0 or more, below 1"),
+        ("--draws", goal.num_draws, goal.num_draws >= 1, "must be at least 1"),
+        ("--max_trials", goal.max_trials, goal.max_trials >= 1, "must be at least 1"),
+    ):
+        if not is_right:
+            raise UserError(name, value, rule, "leave it out for the default")
