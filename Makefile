@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test demo docs
+.PHONY: setup lint test demo docs reproduce-quick
 
 setup: .venv/installed
 
@@ -27,3 +27,7 @@ docs: setup
 demo: setup
 	OMP_NUM_THREADS=1 $(LAUNCH) --num_processes 2 -m cotrain_dist train --config configs/digits.yaml \
 	  --output_dir runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+reproduce-quick: setup
+	OMP_NUM_THREADS=1 $(LAUNCH) --num_processes 2 -m cotrain_dist reproduce \
+	  --config configs/digits_study.yaml --seeds 0 1 --output_dir runs/reproduce-quick

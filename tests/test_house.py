@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cotrain_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LAYERS = ("errors", "config", "types", "keys", "method", "runtime", "data", "models")
-LAYERS += ("reporting", "training", "cli", "api")
+LAYERS = ("errors", "config", "types", "keys", "method", "paper", "runtime", "data", "models")
+LAYERS += ("reporting", "training", "study", "cli", "api")
 """From low to high: a file imports from its own layer and from lower ones."""
 
 ENTRY_POINTS = ("__init__", "__main__")

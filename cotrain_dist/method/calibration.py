@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIRST_FACTOR = 1.6
-"""Step of the share while all trials lie on one side of the target."""
+"""Factor on the share after a first trial."""
+
+NEAR, FAR = 0.5, 4
+"""Powers of it: the least and the largest step while all trials lie on one side."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def next_share(
 
     Between two trials that bracket the target: where the line through them, in logarithm of share
     and logit of accuracy (accuracy grows about so), meets it. On one side of it: along the line
-    through the two outermost trials, but by a factor of at most FIRST_FACTOR squared.
+    through the two outermost trials, within the limits of a step.
     """
     found = bracket_of(trials, target)
     if found.below is not None and found.above is not None:
@@ -66,12 +69,11 @@ def next_share(
     factor = FIRST_FACTOR if grows else 1 / FIRST_FACTOR
     share = outer.share * factor
     if len(ordered) > 1:
-        inner = ordered[-2] if grows else ordered[1]
-        low, high = (inner, outer) if grows else (outer, inner)
-        meeting = _meeting(low, high, target)
-        # At least a quarter of a step on: a flat or falling line must not hold the search up.
-        near, far = sorted((outer.share * factor**0.25, outer.share * factor**2))
-        share = min(max(meeting, near), far)
+        low, high = (ordered[-2], outer) if grows else (outer, ordered[1])
+        share = outer.share * factor**FAR  # where the line is flat or falls
+        if high.mean > low.mean:
+            near, far = sorted((outer.share * factor**NEAR, share))
+            share = min(max(_meeting(low, high, target), near), far)
     return min(max(share, smallest), largest)
 
 

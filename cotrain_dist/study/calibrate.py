@@ -58,10 +58,10 @@ class Calibration:
 def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> bool:
     """Try shares until one fits or the budget is spent. Collective over all ranks.
 
-    base: settings of the pre-training; `base.output_dir` is the study's folder and
-    `data.labeled_fraction` the first share. Trials that stand there are not run again. Groups are
-    nested: for one draw a larger share holds every smaller one, over the same T. Returns whether a
-    share was found.
+    base: settings of the pre-training; `base.output_dir` is the study's folder, and the first share
+    is `data.labeled_fraction`, or what `data.labeled_per_class` comes to. Trials that stand there
+    are not run again. Groups are nested: for one draw a larger share holds every smaller one, over
+    the same T. Returns whether a share was found.
     """
     folder = Path(base.output_dir)
     search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
@@ -109,7 +109,7 @@ class _Search:
         goal = self._goal
         if not self._trials:
             low, high = self._limits
-            return min(max(round(self._base.data.labeled_fraction, 4), low), high)
+            return min(max(self._first_share(), low), high)
         if abs(nearest(self._trials, goal.target).mean - goal.target) <= goal.tolerance:
             self._ending = "a trial stands within the tolerance"
             return None
@@ -125,6 +125,12 @@ class _Search:
             self._ending = "as near as whole images a class allow"
             return None
         return share
+
+    def _first_share(self) -> float:
+        data = self._base.data
+        if data.labeled_per_class is None:
+            return round(data.labeled_fraction, 4)
+        return round(data.labeled_per_class / min(_class_sizes(self._listing)), 4)
 
     def take(self, share: float) -> None:
         """Read what the draws of a share have measured."""

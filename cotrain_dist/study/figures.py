@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
-from cotrain_dist.paper import paper_tables
+from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.study.arms import ARMS
 from cotrain_dist.study.results import Outcome, Outcomes
 

@@ -9,7 +9,7 @@ from cotrain_dist import __version__
 from cotrain_dist.config import Config
 from cotrain_dist.data.groups import GroupTable
 from cotrain_dist.method.statistics import Interval
-from cotrain_dist.paper import paper_tables
+from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.study import figures, tables
 from cotrain_dist.study.results import Outcomes

@@ -6,7 +6,7 @@ from statistics import mean
 
 from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
 from cotrain_dist.method.statistics import Interval
-from cotrain_dist.paper import PaperTable, paper_tables
+from cotrain_dist.paper.published import PaperTable, paper_tables
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.study.arms import ARMS, START, Arm
 from cotrain_dist.study.results import (

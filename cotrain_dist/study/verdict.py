@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cotrain_dist.method.statistics import Interval, judge_flat, judge_gain, paired_interval
-from cotrain_dist.paper import paper_tables
+from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.study.results import Outcomes, common_seeds, gain
 
 FLAT_POINTS = 2.0

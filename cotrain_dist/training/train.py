@@ -249,5 +249,6 @@ def finish(students: list[Student], exp: Experiment) -> None:
     exp.rt.wait_for_all()
     if exp.rt.is_lead:
         exp.run.write_json("run.json", exp.run.read_json("run.json") | {"finished": True})
-        exp.reporter.print(before_and_after(history))
+        if last["epoch"]:
+            exp.reporter.print(before_and_after(history))
         exp.reporter.say(f"models: {exp.run.models}/a, b and best")

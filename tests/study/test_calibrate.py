@@ -1,0 +1,101 @@
+"""`calibrate` with real trainings."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ranks import run_ranks, tiny_config
+
+from cotrain_dist.cli import main as cli
+from cotrain_dist.cli.parsing import parse_config
+from cotrain_dist.config import Config
+from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.method.splits import Group
+from cotrain_dist.study.calibrate import Goal
+
+
+def _calibrate(config: Config, goal: Goal) -> bool:
+    """A body."""
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.study.calibrate import calibrate
+
+    rt = start_runtime(config)
+    found = calibrate(config, goal, rt)
+    rt.close()
+    return found
+
+
+def settings(root: Path, output_dir: Path) -> Config:
+    config = tiny_config(
+        root, output_dir, pretrain={"num_epochs": 8, "learning_rate": 3e-3}, seed=5
+    )
+    return replace(config, data=replace(config.data, labeled_per_class=2))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_share_is_found_and_trains_on(
+    num_ranks: int, digits_folder: Path, tmp_path: Path
+) -> None:
+    config = settings(digits_folder, tmp_path / "study")
+    goal = Goal(target=0.55, tolerance=0.05, num_draws=2, max_trials=5)
+    assert run_ranks(_calibrate, num_ranks, tmp_path, config, goal) == [True] * num_ranks
+    found = json.loads((tmp_path / "study" / "calibration.json").read_text())
+    shares = [trial["share"] for trial in found["trials"]]
+    assert shares[0] == 0.1  # two of 20
+    assert all(trial["num_models"] == 4 for trial in found["trials"])
+    below, above = found["bracket"]["below"], found["bracket"]["above"]
+    is_near = abs(found["chosen"]["mean"] - 0.55) <= 0.05
+    assert is_near or (below["mean"] < 0.55 <= above["mean"])
+    for name in ("calibration.png", "calibration.svg", "calibration.md"):
+        assert (tmp_path / "study" / name).stat().st_size > 50
+    calibrated = parse_config(["--config", str(tmp_path / "study" / "calibrated.yaml")], "train")
+    assert calibrated.data.labeled_fraction == found["chosen"]["share"]
+    assert calibrated.cotrain.num_epochs == config.cotrain.num_epochs
+
+    parts = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("history.jsonl")}
+    assert len(parts) == 2 * len(shares)
+    assert run_ranks(_calibrate, num_ranks, tmp_path, config, goal) == [True] * num_ranks
+    assert parts == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("history.jsonl")}
+
+
+def test_larger_shares_hold_smaller_ones(digits_folder: Path, tmp_path: Path) -> None:
+    config = settings(digits_folder, tmp_path / "study")
+    goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=2)
+    assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
+    first, second = (
+        load_group_table(folder / "draw-5")
+        for folder in sorted((tmp_path / "study").glob("share-*"))
+    )
+    assert first.sample_ids(Group.T).tolist() == second.sample_ids(Group.T).tolist()
+    for group in (Group.L_A, Group.L_B):
+        small, large = (set(table.sample_ids(group).tolist()) for table in (first, second))
+        assert small < large
+    assert not (tmp_path / "study" / "calibrated.yaml").exists()
+
+
+def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> None:
+    config = settings(digits_folder, tmp_path / "study")
+    config = replace(config, pretrain=replace(config.pretrain, num_epochs=1))
+    goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=9)
+    assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
+    found = json.loads((tmp_path / "study" / "calibration.json").read_text())
+    assert found["ending"].startswith("out of reach")
+    assert found["trials"][-1]["share"] == 0.3749  # of 20: 7 each beside 5 of T, one for U
+    text = (tmp_path / "study" / "calibration.md").read_text()
+    assert "nearest is the largest share tried, 0.3749" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--target_accuracy", "50"], "--target_accuracy: 50.0: must lie between 0 and 1"),
+        (["--tolerance", "-1"], "--tolerance: -1.0: must be 0 or more, below 1"),
+        (["--draws", "0"], "--draws: 0: must be at least 1"),
+        (["--max_trials", "0"], "--max_trials: 0: must be at least 1"),
+        (["--max_trials", "x"], "command line: cotrain-dist calibrate: argument --max_trials"),
+    ],
+)
+def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["calibrate", *words]) == 2
+    assert f"error: {message}" in capsys.readouterr().err

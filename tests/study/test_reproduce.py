@@ -1,0 +1,174 @@
+"""`reproduce` with real trainings: killed and finished, added to, in one process and in two."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from ranks import RanksFailed, run_ranks, tiny_config
+
+from cotrain_dist.cli import main as cli
+from cotrain_dist.config import Config
+from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.splits import Group
+
+ARMS = ["none-own", "alternate-shared", "none-shared-steps", "one-model", "ceiling"]
+
+
+def _reproduce(config: Config, arms: list[str], seeds: tuple[int, ...] = (0,)) -> str:
+    """A body: the study; the error that it ends with."""
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.study.reproduce import reproduce
+
+    try:
+        rt = start_runtime(config)
+        reproduce(config, seeds, arms, rt)
+        rt.close()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _reproduce_until_killed(config: Config, arms: list[str]) -> None:
+    """A body: the process is gone in the middle of an arm, its first epoch committed."""
+    from cotrain_dist.training import cotrain
+
+    commit = cotrain.commit_cotrain
+
+    def dying(students: Any, state: Any, epoch: int, num_lines: int, exp: Any) -> None:
+        commit(students, state, epoch, num_lines, exp)
+        if exp.run.path.name == "alternate-shared" and epoch == 1:
+            os._exit(9)
+
+    with mock.patch.object(cotrain, "commit_cotrain", dying):
+        _reproduce(config, arms)
+
+
+@pytest.fixture(scope="module")
+def study(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The undisturbed study, in one process."""
+    tmp_path = tmp_path_factory.mktemp("study")
+    config = tiny_config(
+        digits_folder, tmp_path / "study", pretrain={"num_epochs": 6, "learning_rate": 3e-3}
+    )
+    assert run_ranks(_reproduce, 1, tmp_path, config, ARMS) == [""]
+    return config
+
+
+def outcomes_of(folder: Path) -> dict[str, Any]:
+    """What the study has measured, without what the clock says."""
+    outcomes: dict[str, Any] = json.loads((folder / "results.json").read_text())["outcomes"]
+    for by_seed in outcomes.values():
+        for outcome in by_seed.values():
+            outcome.pop("seconds")
+    return outcomes
+
+
+def test_every_part_has_run_and_is_reported(study: Config) -> None:
+    folder = Path(study.output_dir)
+    outcomes = outcomes_of(folder)
+    assert {arm for arm, by_seed in outcomes.items() if by_seed} == {"start", *ARMS}
+    steps = {arm: by_seed["0"]["num_steps"] for arm, by_seed in outcomes.items() if by_seed}
+    assert steps["none-shared-steps"] >= steps["alternate-shared"] - 5
+    assert steps["alternate-shared"] > steps["none-own"]
+    begun = {tuple(outcomes[arm]["0"]["curve"][n][0] for n in "ab") for arm in ("start", *ARMS[:3])}
+    assert len(begun) == 1, "all conditions start from the same A and B"
+    assert outcomes["alternate-shared"]["0"]["pool"][0] is not None
+    text = (folder / "report.md").read_text()
+    assert "one seed, not decided" in text
+    assert "at 32 pixels" in text
+
+
+def test_the_ceiling_alone_knows_the_labels_of_u(study: Config) -> None:
+    of_seed = Path(study.output_dir) / "seed-0"
+    groups = {arm: load_group_table(of_seed / arm).groups for arm in ("start", *ARMS)}
+    for arm in ARMS[:-1]:
+        assert groups[arm].tolist() == groups["start"].tolist()
+    given = groups["ceiling"][groups["start"] == Group.U]
+    assert sorted(set(given.tolist())) == [Group.L_A, Group.L_B]
+    kept = groups["start"] != Group.U
+    assert groups["ceiling"][kept].tolist() == groups["start"][kept].tolist()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_killed_half_way_and_finished_it_ends_equal(
+    study: Config, num_ranks: int, tmp_path: Path
+) -> None:
+    config = replace(study, output_dir=str(tmp_path / "study"))
+    with pytest.raises(RanksFailed):
+        run_ranks(_reproduce_until_killed, num_ranks, tmp_path, config, ARMS)
+    killed = tmp_path / "study" / "seed-0"
+    assert not (killed / "one-model").exists()
+    first = (killed / "none-own" / "history.jsonl").stat().st_mtime_ns
+    assert run_ranks(_reproduce, num_ranks, tmp_path, config, ARMS) == [""] * num_ranks
+    assert (killed / "none-own" / "history.jsonl").stat().st_mtime_ns == first
+    attempts = [json.loads((killed / arm / "run.json").read_text())["attempt"] for arm in ARMS]
+    assert attempts == [1, 2, 1, 1, 1]
+    assert outcomes_of(tmp_path / "study") == outcomes_of(Path(study.output_dir))
+
+
+def test_a_new_seed_and_arm_add_to_the_table(study: Config, tmp_path: Path) -> None:
+    config = replace(study, output_dir=str(tmp_path / "study"))
+    assert run_ranks(_reproduce, 1, tmp_path, config, ["none-own"]) == [""]
+    assert run_ranks(_reproduce, 1, tmp_path, config, ["none-shared"], (1,)) == [""]
+    outcomes = outcomes_of(tmp_path / "study")
+    assert {arm: sorted(by_seed) for arm, by_seed in outcomes.items() if by_seed} == {
+        "start": ["0", "1"],
+        "none-own": ["0"],
+        "none-shared": ["1"],
+    }
+    assert outcomes["start"]["0"]["curve"] != outcomes["start"]["1"]["curve"]
+
+
+def test_another_study_is_not_continued(study: Config, tmp_path: Path) -> None:
+    other = replace(study, selection=replace(study.selection, threshold=0.7))
+    (error,) = run_ranks(_reproduce, 1, tmp_path, other, ARMS)
+    assert error.startswith("selection.threshold: 0.7: the study in ")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    strange = replace(study, output_dir=str(tmp_path / "full"))
+    (error,) = run_ranks(_reproduce, 1, tmp_path, strange, ARMS)
+    assert "exists already and holds no study" in error
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_report_only_writes_the_report_anew(
+    study: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(config_to_yaml(study))
+    report = Path(study.output_dir) / "report.md"
+    before = report.read_text()
+    report.unlink()
+    assert cli.main(["reproduce", "--config", str(settings), "--report_only"]) == 0
+    assert report.read_text() == before
+    assert "none-shared-steps" in capsys.readouterr().out
+    empty = ["--output_dir", str(tmp_path / "empty")]
+    assert cli.main(["reproduce", "--config", str(settings), "--report_only", *empty]) == 2
+    assert "holds no finished part" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--arms", "none-own", "nonsense"], "--arms: nonsense: is no arm; choose from none-own"),
+        (["--seeds", "1", "1"], "--seeds: [1, 1]: must be different whole numbers"),
+        (["--seeds", "-1"], "--seeds: [-1]: must be different whole numbers"),
+        (["--cotrain.optimizer", "keep"], "cotrain.optimizer: keep: does not go with a study"),
+        (["--tracking", "tensorboard"], "tracking: tensorboard: does not go with a study"),
+        (["--data.groups_from", "x"], "data.groups_from: x: does not go with a study"),
+        (["--cotrain.num_epochs", "0"], "cotrain.num_epochs: 0: a study needs both steps"),
+    ],
+)
+def test_mistakes(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["reproduce", "--output_dir", str(tmp_path / "study"), *words]
+    assert cli.main(command) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()

@@ -1,0 +1,170 @@
+"""From histories to outcomes, tables and verdicts, by hand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cotrain_dist.config import Config, DataConfig, ModelConfig
+from cotrain_dist.data.groups import GroupTable
+from cotrain_dist.data.sources.listing import listing_of
+from cotrain_dist.method.splits import Group
+from cotrain_dist.paper.published import paper_tables
+from cotrain_dist.study import tables
+from cotrain_dist.study.report import write_report
+from cotrain_dist.study.results import Outcome, common_seeds, gain, outcome_of
+from cotrain_dist.study.verdict import verdicts
+
+NO_IMAGES = [0] * 10
+
+
+def accuracy(top1: float) -> dict[str, float]:
+    return {"top1": top1, "mean_class_recall": top1 / 2, "calibration_error": 0.1, "top5": 1.0}
+
+
+def record(epoch: int, a: float, b: float, ensemble: float, **more: Any) -> dict[str, Any]:
+    test = {"a": accuracy(a), "b": accuracy(b), "ensemble": accuracy(ensemble)}
+    fit = {"num_steps": 10, "num_samples": 100}
+    counts = {"num_images": [*NO_IMAGES[1:], 4], "num_right": [*NO_IMAGES[1:], 3]}
+    exchanged: dict[str, Any] = {"agreement_rate": 0.5 if epoch else None}
+    exchanged["pool"] = None
+    if epoch:
+        exchanged["pool"] = {
+            f"{name}_{role}": counts for name in ("agree", "differ") for role in "ab"
+        }
+    for role in "ab":
+        exchanged |= {
+            f"num_selected_{role}": 3 if epoch else 0,
+            f"selected_accuracy_{role}": 1 / 3 if epoch else None,
+            f"selected_class_histogram_{role}": [2, 1] if epoch else [0, 0],
+            f"selected_right_histogram_{role}": [1, 0] if epoch else [0, 0],
+        }
+    fits = {"fit_a": fit, "fit_b": fit} if epoch else {}
+    return {"phase": "cotrain", "epoch": epoch, "test": test, "seconds": 6.0} | (
+        exchanged | fits | more
+    )
+
+
+def outcome(first: float, last: float, ensemble: float = 0.6) -> Outcome:
+    """A and B are one point apart around the mean."""
+    return outcome_of(
+        [
+            record(0, first - 0.005, first + 0.005, ensemble),
+            record(1, last - 0.005, last + 0.005, ensemble),
+        ]
+    )
+
+
+def test_an_outcome_by_hand() -> None:
+    found = outcome_of(
+        [
+            {"phase": "pretrain", "epoch": 1},
+            record(0, 0.4, 0.5, 0.6),
+            record(1, 0.7, 0.4, 0.6),
+            record(2, 0.6, 0.6, 0.8),
+        ]
+    )
+    assert found.curve["a"] == pytest.approx([40, 70, 60])
+    assert found.last == pytest.approx({"a": 60, "b": 60, "ensemble": 80, "models": 60})
+    assert found.first["models"] == pytest.approx(45)
+    assert found.best == pytest.approx({"a": 70, "b": 60, "ensemble": 80})
+    assert (found.chosen_on, found.best_epoch["a"], found.best_epoch["b"]) == ("T", 1, 2)
+    assert (found.num_steps, found.num_images, found.seconds) == (20, 200, 18.0)
+    assert found.recall["a"] == pytest.approx(30)
+    assert found.right_by_class["a"] == [[4, 2], [2, 0]]
+
+
+def test_the_best_epoch_is_chosen_on_v_where_there_is_one() -> None:
+    def with_v(top1: float) -> dict[str, Any]:
+        return {"validation": {name: accuracy(top1) for name in ("a", "b", "ensemble")}}
+
+    found = outcome_of(
+        [record(0, 0.4, 0.4, 0.4, **with_v(0.9)), record(1, 0.5, 0.5, 0.5, **with_v(0.2))]
+    )
+    assert found.chosen_on == "V"
+    assert found.best["a"] == pytest.approx(40)
+
+
+def test_gains_are_paired_by_seed() -> None:
+    outcomes = {
+        "x": {0: outcome(0.3, 0.50), 1: outcome(0.3, 0.60), 7: outcome(0.3, 0.9)},
+        "y": {0: outcome(0.3, 0.40), 1: outcome(0.3, 0.50), 2: outcome(0.3, 0.1)},
+    }
+    assert common_seeds(outcomes, "x", "y") == [0, 1]
+    interval = gain(outcomes, "x", "y")
+    assert interval is not None
+    assert interval.mean == pytest.approx(10)
+    assert interval.num_seeds == 2
+    assert gain(outcomes, "x", "absent") is None
+
+
+def test_verdicts_follow_the_rule() -> None:
+    seeds = (0, 1, 2)
+    outcomes = {
+        "none-own": {s: outcome(0.50, 0.50 + 0.001 * s) for s in seeds},
+        "alternate-own": {s: outcome(0.50, 0.65 + 0.001 * s) for s in seeds},
+        "alternate-shared": {s: outcome(0.50, 0.52 + 0.001 * s, 0.55) for s in seeds},
+        "peer-own": {0: outcome(0.50, 0.60)},
+    }
+    found = {verdict.claim: verdict for verdict in verdicts(outcomes)}
+    assert len(found) == len(verdicts(outcomes))
+
+    def verdict_on(start: str) -> str:
+        (verdict,) = [v.verdict for claim, v in found.items() if claim.startswith(start)]
+        return verdict
+
+    assert verdict_on("without exchange accuracy stays") == "holds"
+    assert verdict_on("Condition 2 (own R in even epochs, labels own)") == "holds"
+    two_shared = verdict_on("Condition 2 (own R in even epochs, labels shared)")
+    assert two_shared == "holds in direction, but smaller"
+    assert verdict_on("Condition 1 (the peer's R, labels own)") == "one seed, not decided"
+    assert verdict_on("Condition 1 (its own R, labels own)") == "not run"
+    assert verdict_on("a co-trained model beats the two") == "does not hold"
+
+
+def test_the_paper_is_quoted_right() -> None:
+    papers = paper_tables()
+    assert list(papers) == ["2", "3", "4"]
+    for paper in papers.values():
+        assert len(paper.epochs) == len(paper.a) == len(paper.b) == 10
+    assert papers["2"].a[0] == 48.71
+    assert papers["3"].b[-1] == 61.95
+    assert papers["4"].last == pytest.approx((65.82 + 66.19) / 2)
+
+
+def test_tables_show_what_was_not_run() -> None:
+    outcomes = {"none-own": {0: outcome(0.5, 0.5), 1: outcome(0.5, 0.52)}}
+    rows = {row[0]: row for row in tables.summary(outcomes, "x at 8 pixels").rows}
+    assert rows["none-own"][3:6] == ["2", "50.5 ± 1.4", "51.5 ± 1.4"]
+    assert rows["ceiling"][3] == "not run"
+    assert len({len(row) for row in rows.values()}) == 1
+    shape = tables.paper_shape("2", outcomes, "x at 8 pixels")
+    assert shape.rows[0][:3] == ["1", "48.71", "49.95"]
+    assert "T chose the epoch" in tables.best_epochs(outcomes, "x at 8 pixels").title
+
+
+def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
+    outcomes = {
+        "start": {0: outcome(0.5, 0.5)},
+        "none-own": {0: outcome(0.5, 0.5)},
+        "alternate-own": {0: outcome(0.5, 0.6)},
+    }
+    listing = listing_of("digits", ["0", "1"], ["cat", "dog"], [(1, "x"), (1, "y")])
+    table = GroupTable(listing, torch.full((2,), Group.U))
+    model = ModelConfig(name="test_resnet")
+    base = Config(data=DataConfig(image_size=48), model_a=model, model_b=model)
+    write_report(outcomes, base, table, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    titles = [line for line in text.splitlines() if line.startswith("#")]
+    assert titles[0] == "# digits at 48 pixels (2 classes), test_resnet"
+    assert all("48 pixels" in t for t in titles if "Accuracy" in t or t.startswith("### Table"))
+    for name in ("figure-2", "figure-4", "exchange", "confidence"):
+        for ending in (".png", ".svg"):
+            assert (tmp_path / "figures" / f"{name}{ending}").stat().st_size > 1000
+    assert not (tmp_path / "figures" / "figure-3.png").exists()
+    assert "| cat | 66.7% | 50% |" in text
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["outcomes"]["alternate-own"]["0"]["curve"]["a"] == pytest.approx([49.5, 59.5])
+    assert {v["verdict"] for v in results["verdicts"]} == {"not run", "one seed, not decided"}
