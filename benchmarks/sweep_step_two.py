@@ -1,4 +1,4 @@
-"""Rate and threshold of Step 2, chosen on V: five trials each for `none` and for `alternate`.
+"""Rate and threshold of Step 2, chosen on V: four trials each for `none` and for `alternate`.
 
 python benchmarks/sweep_step_two.py CONFIG OUTPUT_DIR [--KEY VALUE ...]
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 SEED = "100"
-RATES = ("0.001", "0.0005", "0.0002")
+RATES = ("0.001", "0.0005")
 THRESHOLDS = ("0.6", "0.9")
-FURTHER_RATES = ("0.002", "0.0001")
+FURTHER_RATES = ("0.0002", "0.002")
 DEFAULT_THRESHOLD = "0.8"
 
 

@@ -1,7 +1,8 @@
-"""The two ways a run ends early with one clear line: a user's mistake, and a failed training."""
+"""The ways a run ends early with one clear line: a user's mistake, and a failed training."""
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
+EXIT_STOPPED = 3
 EXIT_PEER_LOST = 4
 
 

@@ -28,6 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parse_config(settings, PROG)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.calibrate import Goal, calibrate, check_goal
     from cotrain_dist.study.parts import check_settings
     from cotrain_dist.training.train import check_all_names, model_costs
@@ -37,6 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     check_settings(config)
     check_all_names(config)
     cost_a, cost_b = model_costs(config)
+    end_on_signal()
     rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
     is_reached = calibrate(config, goal, rt)
     rt.close()

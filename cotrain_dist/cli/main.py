@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 
@@ -81,7 +82,7 @@ def _rank() -> int:
 def _complain(message: str, code: int, *, shown: bool = True) -> int:
     logging.getLogger("cotrain_dist").error(message)
     if shown:
-        prefix = f"rank {_rank()}: " if _rank() else ""
+        prefix = f"rank {_rank()} on {socket.gethostname()}: " if "RANK" in os.environ else ""
         print(f"error: {prefix}{message}", file=sys.stderr, flush=True)
     return code
 

@@ -27,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parse_config(settings, PROG)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import BY_NAME
     from cotrain_dist.study.parts import check_settings
     from cotrain_dist.study.reproduce import report_on, reproduce
@@ -41,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     check_settings(config)
     check_all_names(config)
     cost_a, cost_b = model_costs(config)
+    end_on_signal()
     rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
     reproduce(config, own.seeds, own.arms or list(BY_NAME), rt)
     rt.close()

@@ -15,8 +15,10 @@ def run(arguments: Sequence[str]) -> int:
     resume, rest = _take_resume(list(arguments))
     config = parse_config(rest, PROG) if resume is None else config_of_run(resume, rest, PROG)
     # Imported late: torch takes seconds that a mistyped key should not cost.
+    from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.training.train import train
 
+    end_on_signal()
     train(config, resume=resume is not None)
     return 0
 

@@ -41,10 +41,15 @@ class PlacementConfig:
     that needs more operations an image."""
 
 
+LIMITS = ("start_seconds", "timeout_seconds", "lost_after_seconds", "wait_for_peer_seconds")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistributedConfig:
     """Time limits between ranks."""
 
+    start_seconds: float = 180.0
+    """Limit on waiting for every rank at the start; who is missing then is named."""
     timeout_seconds: float = 1800.0
     """Limit of a collective inside a role group, whose ranks work in step."""
     lost_after_seconds: float = 60.0
@@ -54,7 +59,7 @@ class DistributedConfig:
     after `lost_after_seconds`."""
 
     def __post_init__(self) -> None:
-        for name in ("timeout_seconds", "lost_after_seconds", "wait_for_peer_seconds"):
+        for name in LIMITS:
             if getattr(self, name) < 1.0:
                 raise UserError(
                     f"distributed.{name}",

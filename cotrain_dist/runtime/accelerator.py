@@ -21,9 +21,10 @@ from torch import nn
 
 from cotrain_dist import __version__
 from cotrain_dist.config import Config
+from cotrain_dist.config.digest import flatten
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
-from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier, require_equal
+from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
 from cotrain_dist.runtime.heartbeat import Heartbeat
 from cotrain_dist.runtime.launch import (
     check_environment,
@@ -31,6 +32,7 @@ from cotrain_dist.runtime.launch import (
     mixed_precision_of,
     use_cpu,
 )
+from cotrain_dist.runtime.roll_call import call_the_roll
 from cotrain_dist.runtime.tracking import check_tracker, start_tracker, stop_tracker, track_record
 from cotrain_dist.types import ROLES, Role
 
@@ -125,6 +127,8 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
     check_tracker(config.tracking)
     environ = dict(os.environ)  # Accelerate writes its own view of the world over WORLD_SIZE
     check_environment(environ)
+    # Held until the process group stands, which then shares it.
+    store = call_the_roll(environ, _facts(config), config.distributed.start_seconds)
     on_cpu = use_cpu(config.device, environ, torch.cuda.device_count())
     limit = timedelta(seconds=config.distributed.timeout_seconds)
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
@@ -138,12 +142,12 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
     check_world(environ, accelerator.num_processes)
+    del store
     control = _control_group(accelerator, config)
     here = RankRow(control.index, socket.gethostname(), _device_name(accelerator))
     rows = [RankRow(**row) for row in all_gather_json(asdict(here), control)]
     check_devices(rows)
     placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
-    require_equal(repr((config, placement, _versions())).encode(), "the start", control)
     role_groups = _role_groups(placement, control, limit, backend="gloo")
     # NCCL takes no CPU tensors, gloo is slow on GPUs: on GPUs a role has a group of each.
     on_device = role_groups if on_cpu else _role_groups(placement, control, limit, backend=None)
@@ -155,6 +159,14 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
         role_groups=role_groups,
         gradient_handles={role: group.handle for role, group in on_device.items()},
         heartbeat=_start_heartbeat(control, rows, placement, config),
+    )
+
+
+def _facts(config: Config) -> dict[str, str]:
+    """What every rank must bring in equal form, and the node it runs on."""
+    settings = {key: str(value) for key, value in flatten(asdict(config)).items()}
+    return {"node": socket.gethostname(), "python": platform.python_version()} | (
+        {"cotrain_dist": __version__} | _versions() | settings
     )
 
 

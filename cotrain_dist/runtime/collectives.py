@@ -5,6 +5,7 @@ What travels is bytes, never objects: nothing a rank receives is unpickled.
 
 import hashlib
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -140,11 +141,12 @@ def together(action: Callable[[], T], group: RankGroup) -> T:
         result = action()
     except UserError as error:
         own = error
-    texts = all_gather_json(None if own is None else str(own), group)
+    text = None if own is None else f"on {socket.gethostname()}: {own}"
+    texts = all_gather_json(text, group)
     failed = [index for index, text in enumerate(texts) if text is not None]
     if not failed:
         return cast(T, result)
     if own is not None and failed[0] == group.index:
         raise own
     first = failed[0]
-    raise PeerUserError(f"rank {group.ranks[first]}: {texts[first]}")
+    raise PeerUserError(f"rank {group.ranks[first]} {texts[first]}")

@@ -1,6 +1,7 @@
 """Collectives outside DDP, on real ranks: uneven and empty payloads, and errors on every rank."""
 
 import os
+import socket
 from typing import Any
 
 import pytest
@@ -196,4 +197,5 @@ def test_a_user_error_of_one_rank_is_raised_on_all(seen: list[dict[str, Any]]) -
             elif rank == failing[0]:
                 assert first == (UserError.__name__, text)
             else:
-                assert first == (PeerUserError.__name__, f"rank {failing[0]}: {text}")
+                place = f"rank {failing[0]} on {socket.gethostname()}"
+                assert first == (PeerUserError.__name__, f"{place}: {text}")

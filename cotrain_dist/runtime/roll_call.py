@@ -1,0 +1,111 @@
+"""The roll call: every rank shows that it is there and what it brings, before any group exists.
+
+A process group that waits for a rank, or hears two stories, waits long and names nobody. Here each
+rank writes a few facts to the launcher's key-value store and reads the others', within a limit.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from cotrain_dist.errors import PeerUserError, UserError
+
+Facts = Mapping[str, str]
+"""What must be equal on every rank, by name; `node` alone may differ."""
+
+KEY = "cotrain_dist/roll/{attempt}/{rank}"
+"""A launcher's store outlives the ranks that it starts again."""
+
+
+def call_the_roll(environ: Mapping[str, str], facts: Facts, limit_seconds: float) -> Any:
+    """Wait for every rank and compare what they bring. Collective over all ranks.
+
+    environ: os.environ. Returns the key-value store, to be held until the process group stands:
+    where the launcher has none, it lives in rank 0's object. None for a lone process. Raises
+    UserError on rank 0, PeerUserError on the others, where a rank is missing after the limit or
+    brings other facts than rank 0; UserError where rank 0's store cannot be reached.
+    """
+    num_ranks = int(environ.get("WORLD_SIZE", "1"))
+    if num_ranks == 1:
+        return None
+    own_rank = int(environ["RANK"])
+    limit = timedelta(seconds=limit_seconds)
+    store = _open_store(environ, facts, limit)
+    try:
+        roll = _read_roll(store, own_rank, facts, num_ranks, limit)
+    except dist.DistError as error:
+        raise PeerUserError("rank 0: has ended at the start; its log says why") from error
+    complaint = _missing(roll, num_ranks, limit_seconds) or _differing(roll)
+    if complaint is not None:
+        raise complaint if own_rank == 0 else PeerUserError(f"rank 0: {complaint}")
+    return store
+
+
+def _read_roll(
+    store: Any, own_rank: int, facts: Facts, num_ranks: int, limit: timedelta
+) -> dict[int, Facts]:
+    """The facts of every rank that came within the limit."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    keys = [KEY.format(attempt=attempt, rank=rank) for rank in range(num_ranks)]
+    store.set(keys[own_rank], json.dumps(dict(facts)))
+    with contextlib.suppress(dist.DistStoreError):  # whoever is missing is named later
+        store.wait(keys, limit)
+    present = [rank for rank, key in enumerate(keys) if store.check([key])]
+    return {rank: json.loads(store.get(keys[rank])) for rank in present}
+
+
+def _open_store(environ: Mapping[str, str], facts: Facts, limit: timedelta) -> Any:
+    """The store that torch's own start will use as well: the launcher's, or one on rank 0."""
+    has_launcher = environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        return dist.TCPStore(  # type: ignore[attr-defined]
+            environ["MASTER_ADDR"],
+            int(environ["MASTER_PORT"]),
+            is_master=environ["RANK"] == "0" and not has_launcher,
+            timeout=limit,
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise UserError(
+            "MASTER_ADDR",
+            f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}",
+            f"rank {environ['RANK']} on {facts['node']} does not reach rank 0 there within "
+            f"{limit.total_seconds():.0f} s ({str(error).splitlines()[0]})",
+            "give the address of rank 0's node, and let the port pass between the nodes",
+        ) from error
+
+
+def _missing(roll: Mapping[int, Facts], num_ranks: int, limit_seconds: float) -> UserError | None:
+    absent = [rank for rank in range(num_ranks) if rank not in roll]
+    if not absent:
+        return None
+    here = ", ".join(f"rank {rank} on {facts['node']}" for rank, facts in roll.items())
+    return UserError(
+        "WORLD_SIZE",
+        num_ranks,
+        f"rank(s) {', '.join(map(str, absent))} did not come within {limit_seconds:.0f} s; "
+        f"here are {here}",
+        "start as many processes as promised on every node; the log of a missing one says why",
+    )
+
+
+def _differing(roll: Mapping[int, Facts]) -> UserError | None:
+    first = roll[0]
+    for rank, facts in roll.items():
+        for name in {**first, **facts}:
+            if name == "node" or facts.get(name) == first.get(name):
+                continue
+            return UserError(
+                name,
+                facts.get(name, "(none)"),
+                f"on rank {rank}, {facts['node']}, but {first.get(name, '(none)')} on rank 0, "
+                f"{first['node']}",
+                "start every rank with the same settings and versions",
+            )
+    return None
