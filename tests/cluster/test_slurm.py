@@ -1,0 +1,198 @@
+"""launch/slurm on a real SLURM of two nodes: to the end, stopped, requeued, out of time, swept."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ranks import history_of
+from slurm import Cluster
+
+ROOT = Path(__file__).parents[2]
+SLURM = ROOT / "launch" / "slurm"
+ENVIRON = {
+    "COTRAIN_PYTHON": sys.executable,
+    "OMP_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",  # the nodes share the machine's loopback
+}
+SETTINGS = (
+    *("--config", str(ROOT / "configs" / "digits.yaml")),
+    *("--pretrain.num_epochs", "6", "--pretrain.warmup_epochs", "0"),
+    *("--cotrain.num_epochs", "6"),
+)
+
+
+def outcome_of(run: Path) -> dict[str, Any]:
+    """All that a run leaves and that must not depend on how often it was started."""
+    weights = {
+        name: hashlib.sha256((run / "models" / name / "model.safetensors").read_bytes()).hexdigest()
+        for name in ("a", "b", "best")
+    }
+    return {"history": history_of(run), **weights}
+
+
+def log_of(folder: Path, job: str) -> str:
+    (log,) = folder.glob(f"*-{job}.log")
+    return log.read_text()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not within the time"
+        time.sleep(0.05)
+
+
+def has_reached(run: Path, epoch: int) -> bool:
+    return (run / "checkpoints" / "world" / f"cotrain-{epoch:05d}").exists()
+
+
+def submit(cluster: Cluster, folder: Path, *options: str, settings: Any = SETTINGS) -> str:
+    return cluster.sbatch(
+        *("--nodes", "2", *options, str(SLURM / "train.sbatch"), "run", *settings),
+        environ=ENVIRON,
+        cwd=folder,
+    )
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a job that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    job = submit(cluster, folder, "--time", "10")
+    (ended,) = cluster.wait(job, 200)
+    assert ended["JobState"] == "COMPLETED", log_of(folder, job)
+    assert (ended["ExitCode"], ended["Restarts"]) == ("0:0", "0")
+    return folder
+
+
+def test_a_is_on_one_node_and_b_on_the_other(undisturbed: Path) -> None:
+    environment = json.loads((undisturbed / "run" / "environment.json").read_text())
+    assert [(rank["node"], rank["roles"]) for rank in environment["ranks"]] == [
+        ("node1", ["a"]),
+        ("node2", ["b"]),
+    ]
+    assert json.loads((undisturbed / "run" / "run.json").read_text())["finished"]
+    for rank in (0, 1):
+        assert (undisturbed / "run" / "logs" / f"rank-{rank:03d}.log").stat().st_size > 0
+    (log,) = undisturbed.glob("cotrain-*.log")
+    assert "start 1: 2 process(es) on node[1-2]" in log.read_text()
+
+
+@pytest.mark.parametrize("how", ["signal", "requeue"])
+def test_stopped_in_the_middle_it_goes_on_to_the_same_end(
+    how: str, cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    job = submit(cluster, tmp_path, "--time", "10")
+    wait_until(lambda: has_reached(tmp_path / "run", 2))
+    if how == "signal":  # as SLURM warns before a limit or a preemption
+        cluster.run("scancel", "--batch", "--signal=USR1", job)
+    else:
+        cluster.run("scontrol", "requeue", job)
+    (ended,) = cluster.wait(job, 200)
+    log = log_of(tmp_path, job)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1")
+    assert "start 1: 2 process(es)" in log
+    assert "start 2: 2 process(es)" in log
+    assert f"stopped by {'SIGUSR1' if how == 'signal' else 'SIGTERM'}" in log
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["attempt"] == 2
+    assert outcome_of(tmp_path / "run") == outcome_of(undisturbed / "run")
+
+
+def test_a_job_that_meets_its_time_limit_goes_on(
+    cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    """A real limit of one minute; SLURM looks every half minute, so the warning comes any time."""
+    long = [*SETTINGS[:-1], "400"]
+    job = submit(cluster, tmp_path, "--time", "1", "--signal=B:USR1@45", settings=long)
+    wait_until(lambda: "start 2:" in log_of(tmp_path, job), 150)
+    wait_until(lambda: "attempt 2" in log_of(tmp_path, job), 60)
+    first = json.loads((tmp_path / "run" / "history.jsonl").read_text().splitlines()[-1])["epoch"]
+    wait_until(lambda: has_reached(tmp_path / "run", first + 2), 60)
+    cluster.run("scancel", job)
+    cluster.wait(job, 60)
+    log = log_of(tmp_path, job)
+    assert "warned; ending, to go on later" in log
+    epochs = [r["epoch"] for r in history_of(tmp_path / "run") if r["phase"] == "cotrain"]
+    assert epochs == list(range(len(epochs)))
+
+
+def test_a_mistake_ends_the_job_at_once_with_its_line(cluster: Cluster, tmp_path: Path) -> None:
+    job = submit(cluster, tmp_path, settings=[*SETTINGS, "--data.root", "nowhere", "--seeed", "1"])
+    (ended,) = cluster.wait(job, 60)
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0")
+    assert ended["ExitCode"] != "0:0"
+    assert "error: rank 0 on node1: seeed: 1: no such key; did you mean seed" in log_of(
+        tmp_path, job
+    )
+
+
+def test_strangers_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    """Srun starts N processes and no launcher: each would train alone."""
+    command = [sys.executable, "-m", "cotrain_dist", "train", *SETTINGS]
+    done = subprocess.run(
+        ["srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", *command],
+        env=cluster.environ | ENVIRON,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    rule = "SLURM_NTASKS: 2: this process is one of several, but WORLD_SIZE is not set"
+    assert rule in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("other", ["none", "other"])
+def test_a_node_without_the_data_is_named(other: str, cluster: Cluster, tmp_path: Path) -> None:
+    """Each node has a disk of its own at the same place; node2's holds nothing, or something else."""
+    local = cluster.local
+    make = (
+        "import sys; from pathlib import Path; from PIL import Image\n"
+        "root, gray = Path(sys.argv[1]), int(sys.argv[2])\n"
+        "for label in 'xy':\n"
+        "  (root / label).mkdir(parents=True, exist_ok=True)\n"
+        "  for i in range(20): Image.new('L', (8 + gray, 8), gray).save(root/label/f'{i}.png')\n"
+    )
+    for node, gray in (("node1", "1"), *([("node2", "99")] if other == "other" else [])):
+        cluster.run("srun", "-w", node, sys.executable, "-c", make, f"{local}/{other}", gray)
+    source = ["--data.source", "imagefolder", "--data.root", f"{local}/{other}"]
+    job = submit(cluster, tmp_path, settings=[*SETTINGS, *source])
+    (ended,) = cluster.wait(job, 120)
+    assert ended["JobState"] == "FAILED"
+    log = log_of(tmp_path, job)
+    assert "error: rank 1 on node2: data.root: " in log
+    assert ("is missing" if other == "none" else "bytes, not") in log
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sweep_and_its_report(cluster: Cluster, tmp_path: Path) -> None:
+    settings = [
+        *("study", "--config", str(ROOT / "configs" / "digits_study.yaml")),
+        *("--pretrain.num_epochs", "3", "--pretrain.warmup_epochs", "0"),
+        *("--cotrain.num_epochs", "2", "--arms", "none-own", "alternate-own"),
+    ]
+    environ = ENVIRON | {"COTRAIN_RANKS_PER_NODE": "2"}
+    array = cluster.sbatch(
+        *("--array", "0-1", str(SLURM / "sweep.sbatch"), *settings), environ=environ, cwd=tmp_path
+    )
+    report = cluster.sbatch(
+        *("--dependency", f"afterany:{array}", str(SLURM / "report.sbatch"), *settings),
+        environ=environ,
+        cwd=tmp_path,
+    )
+    tasks = cluster.wait(array, 300)
+    logs = [log.read_text() for log in tmp_path.glob(f"cotrain-sweep-{array}-*.log")]
+    assert [task["JobState"] for task in tasks] == ["COMPLETED"] * 2, logs
+    (ended,) = cluster.wait(report, 120)
+    assert ended["JobState"] == "COMPLETED", log_of(tmp_path, report)
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert sorted(results["outcomes"]["alternate-own"]) == ["0", "1"]
+    assert "2 seeds, not decided" in (tmp_path / "study" / "report.md").read_text()
