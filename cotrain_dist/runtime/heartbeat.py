@@ -40,16 +40,23 @@ class Heartbeat:
             timeout=timedelta(seconds=lost_after_seconds),
         )
         self._beat()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._last_answer = time.monotonic()
+        self._threads = [
+            threading.Thread(target=target, name="heartbeat", daemon=True)
+            for target in (self._run, self._guard)
+        ]
 
     def start(self) -> None:
         """Begin to watch; every rank must have been built by then."""
-        self._thread.start()
+        self._last_answer = time.monotonic()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._stopped.set()
-        self._thread.join(timeout=self._lost_after)
+        for thread in self._threads:
+            thread.join(timeout=self._lost_after)
 
     def _key(self, rank: int) -> str:
         return f"cotrain_dist/beat/{rank}"
@@ -70,12 +77,18 @@ class Heartbeat:
                 if not self._stopped.is_set():
                     self._give_up(f"the store of rank 0's node ({self._labels[0]})", str(error))
                 return
-            now = time.monotonic()
+            self._last_answer = now = time.monotonic()
             for rank, value in enumerate(values):
                 if value != last_values[rank]:
                     last_values[rank], last_seen[rank] = value, now
                 elif now - last_seen[rank] > self._lost_after and not self._stopped.is_set():
                     self._give_up(self._labels[rank], "no sign of life")
+
+    def _guard(self) -> None:
+        """Watch the other thread: over a dead link, the store's own time limit waits for ever."""
+        while not self._stopped.wait(self._interval):
+            if time.monotonic() - self._last_answer > self._lost_after + self._interval:
+                self._give_up(f"the store of rank 0's node ({self._labels[0]})", "no answer")
 
     def _give_up(self, what: str, why: str) -> None:
         message = (

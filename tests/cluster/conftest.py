@@ -1,4 +1,4 @@
-"""A real SLURM and two network hosts, or a reason to skip; under COTRAIN_REQUIRE_CLUSTER a failure."""
+"""A real SLURM and two network hosts; a reason to skip, or with COTRAIN_REQUIRE_CLUSTER to fail."""
 
 import os
 import tempfile

@@ -1,7 +1,7 @@
 """A real SLURM of two nodes on this machine, for the tests: munged, slurmctld and two slurmd.
 
-Nodes share the machine's files, CPUs and loopback; each has a host name and a disk of its own. Needs root and
-Debian's slurm-wlm and munge. Everything lies in one folder; nothing of it outlives `stop`.
+Nodes share the machine's files, CPUs and loopback; each has a host name and a disk of its own.
+Needs root and Debian's slurm-wlm and munge. All lies in one folder; nothing outlives `stop`.
 """
 
 import getpass
