@@ -1,6 +1,8 @@
 """What tests share: the end of the warm rank processes, and a small folder of images."""
 
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,3 +169,25 @@ def finished_run(digits_table: Path, tmp_path_factory: pytest.TempPathFactory) -
     (exchanges,) = run_ranks(cotrain_quietly, 1, folder, config)
     printed = (folder / "rank-0.out").read_text()
     return FinishedRun(folder / "run", config, exchanges, printed)
+
+
+REQUIRED = ("tests/cluster/", "tests/distributed/")
+"""Folders whose tests must all run where COTRAIN_REQUIRE_CLUSTER is set."""
+
+_outcomes: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.nodeid.startswith(REQUIRED) and (report.when == "call" or report.skipped):
+        _outcomes[report.outcome] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("COTRAIN_REQUIRE_CLUSTER") and _outcomes["skipped"]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _outcomes:
+        counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(_outcomes.items()))
+        terminalreporter.write_line(f"tests of clusters and ranks: {counts}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cotrain_dist import __version__
-from cotrain_dist.cli import calibrate, env, evaluate, plan, predict, reproduce, runs, train
+from cotrain_dist.cli import calibrate, env, evaluate, plan, predict, reproduce, runs, submit, train
 from cotrain_dist.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
@@ -24,6 +24,7 @@ usage: cotrain-dist train [--config FILE] [--KEY VALUE ...]
        cotrain-dist plan [--num_ranks N] [--num_nodes N] [--measure] [--config FILE] ...
        cotrain-dist calibrate [--target_accuracy 0.5] [--config FILE] ...
        cotrain-dist reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ...
+       cotrain-dist submit [--nodes N] [--gpus-per-node N] [--time T] [--dry-run] ...
        cotrain-dist runs [DIR]
        cotrain-dist env
        cotrain-dist --version
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": plan.run,
     "calibrate": calibrate.run,
     "reproduce": reproduce.run,
+    "submit": submit.run,
     "runs": runs.run,
     "env": env.run,
 }

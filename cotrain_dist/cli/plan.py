@@ -26,38 +26,14 @@ def run(arguments: Sequence[str]) -> int:
     config = parse_config(settings, PROG)
     import torch
 
-    from cotrain_dist.data.sources import image_reader
-    from cotrain_dist.method.placement import RankRow, place
-    from cotrain_dist.method.splits import Group
     from cotrain_dist.reporting.console import build_console
     from cotrain_dist.reporting.plan_tables import plan_tables
-    from cotrain_dist.training.plan import make_plan, seconds_per_epoch
-    from cotrain_dist.training.train import (
-        check_all_names,
-        check_table,
-        group_table_of,
-        model_costs,
-    )
+    from cotrain_dist.training.plan import plan_world
 
-    check_all_names(config)
-    table = group_table_of(config)
-    per_node = own.num_ranks // own.num_nodes
     on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     device = "gpu" if on_gpu else "cpu"
-    rows = [
-        RankRow(rank, f"node{rank // per_node}", f"{device} {rank % per_node}")
-        for rank in range(own.num_ranks)
-    ]
-    cost_a, cost_b = model_costs(config)
-    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
-    check_table(table, config, placement)
-    read = image_reader(config.data, table.listing)
-    plan = make_plan(config, table, read, rows, placement, measure=own.measure)
-    seconds = None
-    if own.measure:
-        num_pool = len(table.sample_ids(Group.U))
-        seconds = seconds_per_epoch(plan, placement, config, num_pool)
+    plan = plan_world(config, own.num_ranks, own.num_nodes, device, measure=own.measure)
     console = build_console()
-    for part in plan_tables(plan, seconds):
+    for part in plan_tables(plan):
         console.print(part)
     return 0

@@ -59,9 +59,13 @@ class Plan:
     """Received by each rank when T (and V) is measured: both models' probabilities."""
     gradient_bytes: dict[Role, int]
     """Of one step's gradients, reduced over the ranks of the role."""
+    between_nodes_bytes: int
+    """Sent over the links between nodes in an epoch of Step 2 with R empty."""
+    epoch_seconds: float | None = None
+    """Of such an epoch; None unless measured."""
 
 
-def plan_tables(plan: Plan, seconds: float | None) -> Iterator[Table | str]:
+def plan_tables(plan: Plan) -> Iterator[Table | str]:
     """A table of ranks, one of models, and a line on what travels."""
     yield _rank_table(plan)
     yield _role_table(plan)
@@ -74,10 +78,15 @@ def plan_tables(plan: Plan, seconds: float | None) -> Iterator[Table | str]:
         f"{plan.measure_bytes / MEBIBYTE:.2f} MiB of probabilities when T is measured, and the "
         f"exchange itself, 16 bytes an image of R. Gradients reduced a step: {gradients}."
     )
-    if seconds is not None:
+    if len({rank.row.node for rank in plan.ranks}) > 1:
         yield (
-            f"An epoch of Step 2 with R empty takes about {seconds:.0f} s at the speed measured "
-            "here, if ranks do not slow each other down."
+            f"An epoch of Step 2 with R empty sends {plan.between_nodes_bytes / MEBIBYTE:.2f} MiB "
+            "between the nodes."
+        )
+    if plan.epoch_seconds is not None:
+        yield (
+            f"An epoch of Step 2 with R empty takes about {plan.epoch_seconds:.0f} s at the speed "
+            "measured here, if ranks do not slow each other down."
         )
 
 

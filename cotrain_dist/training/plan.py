@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +12,42 @@ from torch import Tensor, nn
 
 from cotrain_dist.config import Config, ModelConfig, augments, resolve_model
 from cotrain_dist.data.groups import GroupTable
-from cotrain_dist.data.sources import ReadImage
+from cotrain_dist.data.sources import ReadImage, image_reader
 from cotrain_dist.data.stream import stream_batches, train_transform
-from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank
+from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, place
 from cotrain_dist.method.splits import Group
 from cotrain_dist.method.steps import num_steps_of, spread
 from cotrain_dist.models import build_model, build_optimizer, preprocessing_of
 from cotrain_dist.reporting.plan_tables import Plan, RankPlan, RolePlan
 from cotrain_dist.training.experiment import labeled_samples
+from cotrain_dist.training.train import check_all_names, check_table, group_table_of, model_costs
 from cotrain_dist.types import ROLES, Role
 
 FLOAT_BYTES = 4
 NUM_PROBE_IMAGES = 4
 NUM_TIMED_STEPS = 3
+
+
+def plan_world(
+    config: Config, num_ranks: int, num_nodes: int, device: str, *, measure: bool = False
+) -> Plan:
+    """The plan of a training on equal nodes, after the checks that the training would make.
+
+    `measure` times a few steps of each model on this machine. Raises UserError as `train` does.
+    """
+    check_all_names(config)
+    table = group_table_of(config)
+    per_node = num_ranks // num_nodes
+    rows = [
+        RankRow(rank, f"node{rank // per_node}", f"{device} {rank % per_node}")
+        for rank in range(num_ranks)
+    ]
+    cost_a, cost_b = model_costs(config)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    check_table(table, config, placement)
+    return make_plan(
+        config, table, image_reader(config.data, table.listing), rows, placement, measure=measure
+    )
 
 
 def make_plan(
@@ -41,16 +64,43 @@ def make_plan(
     process_bytes = resident_bytes()
     roles = {role: plan_role(role, config, table, read, measure=measure) for role in ROLES}
     num_measured = sum(len(table.sample_ids(group)) for group in (Group.T, Group.V))
+    vote_bytes = 4 * len(ROLES) * len(table.sample_ids(Group.U))
+    measure_bytes = FLOAT_BYTES * len(ROLES) * num_measured * len(table.class_names)
+    gathered = measure_bytes + (vote_bytes if config.exchange != "none" else 0)
     return Plan(
         roles=roles,
         ranks=[plan_rank(row, placement, roles, config, table, process_bytes) for row in rows],
-        vote_bytes=4 * len(ROLES) * len(table.sample_ids(Group.U)),
-        measure_bytes=FLOAT_BYTES * len(ROLES) * num_measured * len(table.class_names),
+        vote_bytes=vote_bytes,
+        measure_bytes=measure_bytes,
         gradient_bytes={
             role: FLOAT_BYTES * own.num_parameters if len(placement.ranks_of(role)) > 1 else 0
             for role, own in roles.items()
         },
+        between_nodes_bytes=bytes_between_nodes(rows, placement, roles, gathered),
+        epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measure else None,
     )
+
+
+def bytes_between_nodes(
+    rows: Sequence[RankRow],
+    placement: Placement,
+    roles: Mapping[Role, RolePlan],
+    gathered_bytes: int,
+) -> int:
+    """Sent over the links between nodes in an epoch of Step 2 with R empty.
+
+    What is gathered passes each of the links once. Gradients go round a ring over the ranks of a
+    role, 2 (k - 1) / k of their size a link, where the role lies on several nodes.
+    """
+    node_of = {row.global_rank: row.node for row in rows}
+    total = (len(set(node_of.values())) - 1) * gathered_bytes
+    for role, own in roles.items():
+        ranks = placement.ranks_of(role)
+        num_nodes, k = len({node_of[rank] for rank in ranks}), len(ranks)
+        if num_nodes > 1:
+            step_bytes = 2 * (k - 1) * FLOAT_BYTES * own.num_parameters // k
+            total += num_nodes * step_bytes * own.steps_cotrain[0]
+    return total
 
 
 def plan_rank(
@@ -194,13 +244,15 @@ def resident_bytes() -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def seconds_per_epoch(plan: Plan, placement: Placement, config: Config, num_pool: int) -> float:
+def seconds_per_epoch(
+    roles: Mapping[Role, RolePlan], placement: Placement, config: Config, table: GroupTable
+) -> float:
     """Of an epoch of Step 2 with R empty, if ranks share work evenly; the roles at one time."""
+    num_pool = len(table.sample_ids(Group.U)) if config.exchange != "none" else 0
     by_role = []
-    for role, own in plan.roles.items():
+    for role, own in roles.items():
         assert own.train_seconds is not None
         assert own.label_seconds is not None
-        labeling = num_pool * own.label_seconds if config.exchange != "none" else 0.0
-        seconds = own.num_labeled * own.train_seconds + labeling
+        seconds = own.num_labeled * own.train_seconds + num_pool * own.label_seconds
         by_role.append(seconds / len(placement.ranks_of(role)))
-    return max(by_role) if len(plan.ranks) > 1 else sum(by_role)
+    return sum(by_role) if placement.ranks_a == placement.ranks_b else max(by_role)

@@ -1,0 +1,107 @@
+"""`submit`: what it checks, what it shows, what it hands to sbatch."""
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cotrain_dist.cli import main as cli
+from cotrain_dist.cli.parsing import parse_config
+
+SETTINGS = ["--config", str(Path(__file__).parents[2] / "configs" / "digits.yaml")]
+
+
+@pytest.fixture
+def sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in that notes how it was called; returns the file of its notes."""
+    notes, tool = tmp_path / "notes", tmp_path / "bin" / "sbatch"
+    tool.parent.mkdir()
+    tool.write_text(f'#!/bin/sh\nenv | grep ^COTRAIN > {notes}\necho "$@" >> {notes}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}{os.pathsep}{os.environ['PATH']}")
+    return notes
+
+
+def test_a_dry_run_shows_plan_and_command_and_does_nothing(
+    sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    shape = ["--nodes", "2", "--gpus-per-node", "4", "--time", "1:00:00", "--dry-run"]
+    assert cli.main(["submit", *shape, *SETTINGS, "--output_dir", run]) == 0
+    out = capsys.readouterr().out
+    assert "node1" in out
+    assert "A3" in out
+    assert "between the nodes" in out
+    (line,) = [line for line in out.splitlines() if " sbatch " in line]
+    words = shlex.split(line)
+    assert "COTRAIN_RANKS_PER_NODE=4" in words
+    options = words[words.index("sbatch") + 1 :]
+    assert options[:4] == ["--nodes", "2", "--time", "1:00:00"]
+    assert options[6:8] == ["--gpus-per-node", "4"]
+    script, *arguments = options[8:]
+    assert Path(script).is_file()
+    assert arguments == [run, "--config", f"{run}.yaml"]
+    assert not sbatch.exists()
+    assert not (tmp_path / "run.yaml").exists()
+
+
+def test_it_submits_the_settings_of_now(sbatch: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [*SETTINGS, "--seed", "7", "--precision", "bf16", "--output_dir", str(run)]
+    words += ["--ranks-per-node", "2", "--sbatch", "--partition long"]
+    assert cli.main(["submit", *words]) == 0
+    notes = sbatch.read_text()
+    assert "COTRAIN_RANKS_PER_NODE=2" in notes
+    assert "COTRAIN_MIXED_PRECISION=bf16" in notes
+    assert "--partition long" in notes
+    saved = parse_config(["--config", str(tmp_path / "run.yaml")], "train")
+    assert (saved.seed, saved.precision, saved.output_dir) == (7, "bf16", str(run))
+    assert cli.main(["submit", *words, "--seed", "8"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nodes", "0"], "--nodes: 0: must be at least 1"),
+        (["--gpus-per-node", "-1"], "--gpus-per-node: -1: must be at least 0"),
+        (["--ranks-per-node", "-1"], "--ranks-per-node: -1: must be at least 1"),
+        (["--seeed", "1"], "seeed: 1: no such key; did you mean seed"),
+        (["--model_a.name", "resnet1"], "model_a.name: resnet1: is no model of timm"),
+        (["--data.source", "imagefolder", "--data.root", "x"], "data.root: x: is no folder"),
+        (["--nodes", "16"], "train.batch_size: 10: leaves 1 image"),
+    ],
+)
+def test_what_would_fail_in_the_queue_fails_now(
+    words: list[str],
+    message: str,
+    sbatch: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = ["submit", *SETTINGS, *words, "--output_dir", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+    assert not sbatch.exists()
+
+
+def test_a_directory_that_is_there_and_other_settings(
+    sbatch: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text("seed: 1\n")
+    command = ["submit", *SETTINGS, "--output_dir", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    assert "was submitted with other settings" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    assert cli.main(command) == 2
+    assert "exists already and is never written over" in capsys.readouterr().err
+    assert not sbatch.exists()
+
+
+def test_a_machine_without_slurm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["submit", *SETTINGS, "--output_dir", str(tmp_path / "run")]) == 2
+    assert "submit: sbatch: is not found on this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
