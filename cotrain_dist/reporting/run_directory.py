@@ -12,6 +12,10 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.reporting.history import History
 
 
+UNFINISHED = {"lock", "config.yaml", GROUPS_FILE, "run.json.tmp"}
+"""Files of a run directory before it counts as a run."""
+
+
 class RunDirectory:
     """Paths and small files of one run. Building one touches no disk."""
 
@@ -38,9 +42,9 @@ class RunDirectory:
         """Make the directory with its settings and groups.parquet.
 
         Raises UserError where anything lies there: nothing is replaced. run.json comes last: with
-        it the directory counts as a run.
+        it the directory counts as a run, and what a kill before has left is written anew.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and not self._is_free():
             raise UserError(
                 "output_dir",
                 self.path,
@@ -52,6 +56,13 @@ class RunDirectory:
         self.config.write_text(config_yaml)
         self.groups.write_bytes(groups)
         self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
+
+    def _is_free(self) -> bool:
+        """Whether nothing lies here, or a run that was killed while it was being made."""
+        if not self.path.is_dir():
+            return False
+        names = {entry.name for entry in self.path.iterdir()}
+        return not names or ("lock" in names and names <= UNFINISHED)
 
     def open_again(self) -> None:
         """Take the directory for a resume."""

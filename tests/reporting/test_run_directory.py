@@ -154,3 +154,18 @@ def test_log_of_another_run_in_one_process(tmp_path: Path, package_logger: loggi
         text = (tmp_path / name / "logs" / "rank-000.log").read_text()
         assert text.endswith(f" INFO in {name}\n")
         assert text.count("\n") == 1
+
+
+def test_what_a_kill_in_the_first_moment_left_is_made_anew(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.create("seed: 1\n", b"groups")
+    (run.path / "run.json").unlink()
+    del run
+    again = RunDirectory(tmp_path / "run")
+    again.create("seed: 2\n", b"others")
+    assert again.config.read_text() == "seed: 2\n"
+    assert again.groups.read_bytes() == b"others"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("my own")
+    with pytest.raises(UserError, match="exists already"):
+        RunDirectory(tmp_path / "mine").create("", b"")
