@@ -11,7 +11,6 @@ from cotrain_dist.data.groups import GROUPS_FILE
 from cotrain_dist.errors import UserError
 from cotrain_dist.reporting.history import History
 
-
 UNFINISHED = {"lock", "config.yaml", GROUPS_FILE, "run.json.tmp"}
 """Files of a run directory before it counts as a run."""
 
