@@ -1,10 +1,11 @@
 """The folder of a study, and its trainings: begun, gone on with or passed over."""
 
+import fcntl
 import json
-import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TextIO
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.digest import flatten, is_free_on_resume
@@ -19,7 +20,7 @@ WAIT_SECONDS = 2.0
 """Between two looks at a part that another process trains."""
 
 
-SETTINGS_FILE = "study.yaml"
+SETTINGS_FILE, VALUES_FILE, LOCK_FILE = "study.yaml", "study.json", "study.lock"
 
 DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.labels")
 """Settings that every part is given by its arm or its seed."""
@@ -28,22 +29,20 @@ DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.lab
 def open_study(base: Config, folder: Path) -> None:
     """Make the study's folder, or check that it was begun with the same settings; on one rank."""
     check_settings(base)
-    file = folder / SETTINGS_FILE
-    if not file.exists():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(
-                "output_dir",
-                folder,
-                "exists already and holds no study",
-                "name another directory, or delete it",
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".tmp")
-        beside.write_text(config_to_yaml(base))
-        beside.rename(file)
-        (folder / "study.json").write_text(json.dumps(asdict(base), indent=1) + "\n")
-        return
-    begun = flatten(json.loads((folder / "study.json").read_text()))
+    if folder.exists() and not _is_study(folder):
+        raise UserError(
+            "output_dir",
+            folder,
+            "exists already and holds no study",
+            "name another directory, or delete it",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tasks of an array begin at one time
+        if not (folder / SETTINGS_FILE).exists():
+            (folder / VALUES_FILE).write_text(json.dumps(asdict(base), indent=1) + "\n")
+            (folder / SETTINGS_FILE).write_text(config_to_yaml(base))
+    begun = flatten(json.loads((folder / VALUES_FILE).read_text()))
     for key, value in flatten(asdict(base)).items():
         if value != begun.get(key) and not is_free_on_resume(key) and key not in DECIDED_BY_ARM:
             raise UserError(
@@ -52,6 +51,14 @@ def open_study(base: Config, folder: Path) -> None:
                 f"the study in {folder} was begun with {begun.get(key)}",
                 "go on with that, or name another output_dir",
             )
+
+
+def _is_study(folder: Path) -> bool:
+    """Whether a study lies here, or nothing at all."""
+    if not folder.is_dir():
+        return False
+    names = {entry.name for entry in folder.iterdir()}
+    return not names or LOCK_FILE in names or SETTINGS_FILE in names
 
 
 def check_settings(base: Config) -> None:
@@ -72,32 +79,46 @@ def check_settings(base: Config) -> None:
 
 
 def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
-    """Train into `config.output_dir`, from where it stands there. Collective over all ranks."""
+    """Train into `config.output_dir`, from where it stands there. Collective over all ranks.
+
+    Another process that works on the part is waited for.
+    """
     run = RunDirectory(Path(config.output_dir))
-    state = broadcast_json(
-        together(lambda: _settled_state(run, config) if rt.is_lead else None, rt.control),
-        rt.control,
-    )
+    claim = together(lambda: _claim(run.path, config) if rt.is_lead else None, rt.control)
+    state = broadcast_json(_state_of(run) if rt.is_lead else None, rt.control)
     if state != "finished":
         train_on(rt, config, resume=state == "begun", quiet=quiet)
+    if claim is not None:
+        claim.close()
 
 
-def _settled_state(run: RunDirectory, config: Config) -> str:
-    """finished, begun or new, once no other process works on the part; on the lead rank."""
+def _claim(path: Path, config: Config) -> TextIO:
+    """The lock of a part, held until it is closed; on the lead rank.
+
+    A file beside the run's directory: the directory's own lock comes too late, when both have
+    found the part new.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    claim = path.with_name(f"{path.name}.lock").open("w")
     limit = config.distributed.wait_for_peer_seconds
-    started = time.monotonic()
-    while run.is_in_use():
-        if time.monotonic() - started > limit:
-            raise UserError(
-                "output_dir",
-                run.path,
-                f"another training has held it for {limit:.0f} seconds",
-                "wait for it or end it",
-            )
-        time.sleep(WAIT_SECONDS)
+    end = time.monotonic() + limit
+    while True:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return claim
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    "output_dir",
+                    path,
+                    f"another process has worked on it for {limit:.0f} seconds",
+                    "wait for it or end it",
+                ) from error
+            time.sleep(WAIT_SECONDS)
+
+
+def _state_of(run: RunDirectory) -> str:
+    """finished, begun or new."""
     if run.is_finished():
         return "finished"
-    if run.is_run():
-        return "begun"
-    shutil.rmtree(run.path, ignore_errors=True)  # what a kill in the first moment has left
-    return "new"
+    return "begun" if run.is_run() else "new"

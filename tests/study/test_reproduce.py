@@ -1,8 +1,11 @@
 """`reproduce` with real trainings: killed and finished, added to, in one process and in two."""
 
+import fcntl
 import json
 import os
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -172,3 +175,35 @@ def test_mistakes(
     assert cli.main(command) == 2
     assert f"error: {message}" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
+
+
+def test_two_processes_side_by_side_share_the_start(study: Config, tmp_path: Path) -> None:
+    """As array tasks over conditions do: one trains the common part, the other waits for it."""
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(config_to_yaml(replace(study, output_dir=str(tmp_path / "study"))))
+    command = [sys.executable, "-m", "cotrain_dist", "reproduce", "--config", str(settings)]
+    both = [
+        subprocess.Popen(
+            [*command, "--arms", arm], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log
+        )
+        for arm, log in (("none-own", subprocess.DEVNULL), ("none-shared", subprocess.DEVNULL))
+    ]
+    assert [process.wait(timeout=200) for process in both] == [0, 0]
+    of_seed = tmp_path / "study" / "seed-0"
+    for part in ("start", "none-own", "none-shared"):
+        state = json.loads((of_seed / part / "run.json").read_text())
+        assert (state["attempt"], state["finished"]) == (1, True)
+
+
+def test_a_part_that_another_process_holds_is_waited_for_no_longer_than_allowed(
+    study: Config, tmp_path: Path
+) -> None:
+    limits = replace(study.distributed, wait_for_peer_seconds=1.0)
+    config = replace(study, output_dir=str(tmp_path / "study"), distributed=limits)
+    (tmp_path / "study" / "seed-0").mkdir(parents=True)
+    (tmp_path / "study" / "study.yaml").touch()
+    (tmp_path / "study" / "study.json").write_text(json.dumps(asdict(config)))
+    with (tmp_path / "study" / "seed-0" / "start.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (error,) = run_ranks(_reproduce, 1, tmp_path, config, ["none-own"])
+    assert "another process has worked on it for 1 seconds" in error
