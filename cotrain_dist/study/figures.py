@@ -54,7 +54,7 @@ def save_figure(figure: Any, path: Path) -> Path:
 def _panels(num_panels: int) -> tuple[Any, list[Any]]:
     import matplotlib.pyplot as plt
 
-    num_columns = min(num_panels, 3)
+    num_columns = 2 if num_panels == 4 else min(num_panels, 3)
     num_rows = math.ceil(num_panels / num_columns)
     figure, axes = plt.subplots(
         num_rows,
@@ -63,6 +63,8 @@ def _panels(num_panels: int) -> tuple[Any, list[Any]]:
         squeeze=False,
         layout="constrained",
     )
+    for panel in axes.flat:
+        panel.xaxis.get_major_locator().set_params(integer=True)
     panels = list(axes.flat)
     for panel in panels[num_panels:]:
         panel.remove()

@@ -14,11 +14,11 @@ from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.sources import image_reader
-from cotrain_dist.method.placement import RankRow, place
+from cotrain_dist.method.placement import Placement, RankRow, place
 from cotrain_dist.method.splits import Group
 from cotrain_dist.method.steps import order_samples, split_into_steps, split_step
-from cotrain_dist.reporting.plan_tables import Plan
-from cotrain_dist.training.plan import make_plan
+from cotrain_dist.reporting.plan_tables import Plan, RolePlan
+from cotrain_dist.training.plan import bytes_between_nodes, make_plan
 from cotrain_dist.training.train import group_table_of, model_costs
 from cotrain_dist.types import ROLES, Role
 
@@ -212,3 +212,32 @@ def test_mistakes_of_plan(
 ) -> None:
     assert cli.main(["plan", *arguments, *settings_of(digits_table, tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "placement", "expected"),
+    [
+        ("xxxx", Placement((0, 1), (2, 3)), 0),
+        # Each role on a node of its own: what is gathered passes the one link.
+        ("xxyy", Placement((0, 1), (2, 3)), 1000),
+        # Three nodes, two links.
+        ("xyz", Placement((0,), (1, 2)), 2 * 1000 + 2 * (2 * 1 * 4 * 70 // 2) * 5),
+        # Both roles on both nodes: a ring of two sends all of the gradients over both of its links.
+        ("xxyy", Placement((0, 2), (1, 3)), 1000 + 2 * (4 * 70) * 5 + 2 * (4 * 70) * 5),
+    ],
+)
+def test_bytes_between_nodes_by_hand(nodes: str, placement: Placement, expected: int) -> None:
+    rows = [RankRow(rank, node, "cpu") for rank, node in enumerate(nodes)]
+    roles = {
+        role: RolePlan(
+            role=role,
+            num_parameters=70,
+            num_labeled=50,
+            steps_pretrain=5,
+            steps_cotrain=(5, 9),
+            state_bytes=0,
+            image_bytes=0,
+        )
+        for role in ROLES
+    }
+    assert bytes_between_nodes(rows, placement, roles, 1000) == expected

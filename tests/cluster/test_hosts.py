@@ -1,14 +1,17 @@
 """Two network hosts without a scheduler: to the end, cut off, resumed, and wrong starts."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import ADDRESSES, Hosts
+from hosts import ADDRESSES, Hosts, missing_tools
 from ranks import history_of
+from requirements import require
 
 ROOT = Path(__file__).parents[2]
 LOST_AFTER_SECONDS = 8
@@ -20,6 +23,18 @@ SETTINGS = [
     *("--distributed.lost_after_seconds", str(LOST_AFTER_SECONDS)),
     *("--distributed.start_seconds", "20"),
 ]
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[Hosts]:
+    """Hosts a and b with a cable between them."""
+    require(missing_tools())
+    pair = Hosts(f"ct{os.getpid() % 10_000}")
+    try:
+        pair.up()
+        yield pair
+    finally:
+        pair.down()
 
 
 def launch(launcher: str, machine_rank: int, words: list[str], num_ranks: int = 2) -> list[str]:

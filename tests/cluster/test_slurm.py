@@ -4,14 +4,16 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ranks import history_of
-from slurm import Cluster
+from requirements import require
+from slurm import Cluster, missing_tools
 
 ROOT = Path(__file__).parents[2]
 SLURM = ROOT / "launch" / "slurm"
@@ -58,6 +60,19 @@ def submit(cluster: Cluster, folder: Path, *options: str, settings: Any = SETTIN
         environ=ENVIRON,
         cwd=folder,
     )
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes; the folder's path is short, since sockets live there."""
+    require(missing_tools())
+    with tempfile.TemporaryDirectory(prefix="sc.", dir="/tmp", ignore_cleanup_errors=True) as path:
+        started = Cluster(Path(path))
+        try:
+            started.start()
+            yield started
+        finally:
+            started.stop()
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +211,26 @@ def test_a_sweep_and_its_report(cluster: Cluster, tmp_path: Path) -> None:
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert sorted(results["outcomes"]["alternate-own"]) == ["0", "1"]
     assert "2 seeds, not decided" in (tmp_path / "study" / "report.md").read_text()
+
+
+def test_submit_hands_over_what_then_runs(cluster: Cluster, tmp_path: Path) -> None:
+    shape = ["--nodes", "2", "--time", "10", "--sbatch", "--export ALL"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cotrain_dist", "submit", *shape, *SETTINGS[:-1], "2"),
+            *("--output_dir", "run"),
+        ],
+        env=cluster.environ | ENVIRON,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    job = done.stdout.split()[-1]
+    (ended,) = cluster.wait(job, 200)
+    assert ended["JobState"] == "COMPLETED", log_of(tmp_path, job)
+    assert ended["JobName"] == "cotrain-run"
+    environment = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert [rank["node"] for rank in environment["ranks"]] == ["node1", "node2"]
