@@ -45,12 +45,13 @@ def launch(launcher: str, machine_rank: int, words: list[str], num_ranks: int = 
             *(str(ROOT / "launch" / "accelerate" / "several_nodes.yaml"), "--num_machines", "2"),
             *("--num_processes", str(num_ranks), "--machine_rank", str(machine_rank)),
             *("--main_process_ip", ADDRESSES["a"], "--main_process_port", PORT),
+            *("--rdzv_conf", "timeout=20"),
         ]
     else:
         command = [
             *(sys.executable, "-m", "torch.distributed.run", "--nnodes", "2"),
             *("--nproc-per-node", "1", "--node-rank", str(machine_rank)),
-            *("--master-addr", ADDRESSES["a"], "--master-port", PORT),
+            *("--master-addr", ADDRESSES["a"], "--master-port", PORT, "--rdzv-conf", "timeout=20"),
         ]
     return [*command, "-m", "cotrain_dist", "train", *words]
 
@@ -162,3 +163,16 @@ def test_a_gpu_that_is_not_there(two_hosts: Hosts, tmp_path: Path) -> None:
     texts = finish(start_both(two_hosts, "torchrun", words, tmp_path), 90)
     assert "device: cuda: this node shows no GPU; give --device auto or --device cpu" in texts[0]
     assert "error: rank 1 on b: device: cuda" in texts[1]
+
+
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_a_launcher_that_nobody_answers_ends(
+    launcher: str, two_hosts: Hosts, tmp_path: Path
+) -> None:
+    """Host a was never started: b's launcher gives up after its own limit."""
+    started = time.monotonic()
+    process = two_hosts.start("b", launch(launcher, 1, SETTINGS), ENVIRON, tmp_path)
+    (text,) = finish([process], 120)
+    assert process.returncode != 0
+    assert time.monotonic() - started < 90
+    assert ADDRESSES["a"] in text
