@@ -284,9 +284,11 @@ def _run(
 
 def _hush() -> None:
     """Stop the heartbeats of a body that ended early: one that lost its store ends the process."""
-    for thread in threading.enumerate():
-        if thread.name == "heartbeat":
-            thread._target.__self__.stop()  # type: ignore[attr-defined]
+    # All of them first: a thread that has ended forgets whose it was.
+    targets = [getattr(t, "_target", None) for t in threading.enumerate() if t.name == "heartbeat"]
+    for target in targets:
+        if target is not None:
+            target.__self__.stop()
 
 
 def _leave() -> None:

@@ -30,6 +30,12 @@ RULES = [
     ("--data.center_crop_fraction 1.5", "data.center_crop_fraction", ": 1.5: must be above 0"),
     ("--data.crop_min_area 0", "data.crop_min_area", ": 0.0: must be above 0"),
     ("--data.num_workers -1", "data.num_workers", ": -1: must not be negative"),
+    ("--data.cache_side 7", "data.cache_side", ": 7: must be at least 8 pixels"),
+    (
+        "--data.cache_side 96 --data.num_workers 2",
+        "data.cache_side",
+        ": 96: is of no use to data.num_workers processes",
+    ),
     ("--data.test_fraction 1", "data.test_fraction", ": 1.0: must lie between"),
     ("--data.labeled_fraction=0", "data.labeled_fraction", ": 0.0: must lie between"),
     ("--data.test_per_class 0", "data.test_per_class", ": 0: must be at least 1"),
