@@ -1,6 +1,7 @@
 """The groups: exact counts, one draw a class, nested labeled shares, and a test group at rest."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Group, Shares, draw_groups
+from cotrain_dist.method.splits import Group, Shares, draw_groups, labeled_limits
 
 SIZES = {"cat": 20, "dog": 10, "eel": 50}
 
@@ -145,3 +146,18 @@ def test_classes_that_are_too_small_are_all_named(
 def test_smallest_class_that_fills_every_group() -> None:
     assert sorted(draw(1, 0.0, 1, sizes={"cat": 4}).tolist()) == [0, 2, 3, 4]
     assert sorted(draw(1, 1, 1, sizes={"cat": 5}).tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_limits_of_the_labeled_fraction() -> None:
+    shares = Shares(test=0.2, validation=0.0, labeled=0.5)
+    # 20 images: one for each L from 0.5 / 20 on; 4 of T and one of U leave at most 7 for each.
+    assert labeled_limits([20, 100], shares) == (0.0251, 0.3749)
+    for share in (0.0251, 0.3749):
+        class_ids = torch.arange(20) * 0
+        draw_groups(class_ids, ["x"], replace(shares, labeled=share), seed=0)
+
+
+def test_classes_too_small_for_any_labeled_fraction() -> None:
+    shares = Shares(test=1, validation=0, labeled=0.5)
+    with pytest.raises(UserError, match=r"data\.root: 3 images in the smallest class: no labeled"):
+        labeled_limits([50, 3], shares)

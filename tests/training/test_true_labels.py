@@ -11,7 +11,10 @@ from ranks import history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config import Config
 
-MEASURED_WITH_TRUE_LABELS = ("selected_accuracy_a", "selected_accuracy_b")
+MEASURED_WITH_TRUE_LABELS = (
+    *("selected_accuracy_a", "selected_accuracy_b", "pool"),
+    *("selected_right_histogram_a", "selected_right_histogram_b"),
+)
 
 
 def _config(root: Path, pretrained: Path, output_dir: Path, groups_from: Path | None) -> Config:
