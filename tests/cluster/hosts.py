@@ -53,7 +53,10 @@ class Hosts:
         prefix = ["ip", "netns", "exec", self._names[host], "unshare", "--uts", "sh", "-c", script]
         process = subprocess.Popen(
             [*prefix, host, str(self._table), *command],
-            env=os.environ | {"PATH": _path()} | environ,
+            # Coverage in every launcher and rank would cost minutes.
+            env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+            | {"PATH": _path()}
+            | environ,
             cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
