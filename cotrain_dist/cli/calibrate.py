@@ -27,19 +27,16 @@ def run(arguments: Sequence[str]) -> int:
     own, settings = parser.parse_with_settings(arguments)
     config = parse_config(settings, PROG)
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.calibrate import Goal, calibrate, check_goal
     from cotrain_dist.study.parts import check_settings
-    from cotrain_dist.training.train import check_all_names, model_costs
+    from cotrain_dist.training.train import start_world
 
     goal = Goal(own.target_accuracy, own.tolerance, own.draws, own.max_trials)
     check_goal(goal)
     check_settings(config)
-    check_all_names(config)
-    cost_a, cost_b = model_costs(config)
     end_on_signal()
-    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    rt = start_world(config)
     is_reached = calibrate(config, goal, rt)
     rt.close()
     return 0 if is_reached else EXIT_FAILED

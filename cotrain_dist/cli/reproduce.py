@@ -26,12 +26,11 @@ def run(arguments: Sequence[str]) -> int:
         )
     config = parse_config(settings, PROG)
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import BY_NAME
     from cotrain_dist.study.parts import check_settings
     from cotrain_dist.study.reproduce import report_on, reproduce
-    from cotrain_dist.training.train import check_all_names, model_costs
+    from cotrain_dist.training.train import start_world
 
     for name in own.arms or ():
         if name not in BY_NAME:
@@ -40,10 +39,8 @@ def run(arguments: Sequence[str]) -> int:
         report_on(config)
         return 0
     check_settings(config)
-    check_all_names(config)
-    cost_a, cost_b = model_costs(config)
     end_on_signal()
-    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    rt = start_world(config)
     reproduce(config, own.seeds, own.arms or list(BY_NAME), rt)
     rt.close()
     return 0

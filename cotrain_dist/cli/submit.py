@@ -34,7 +34,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="show, submit nothing")
     own, settings = parser.parse_with_settings(arguments)
-    num_ranks_per_node = own.ranks_per_node or own.gpus_per_node or 1
+    num_ranks_per_node = own.ranks_per_node
+    if num_ranks_per_node is None:
+        num_ranks_per_node = own.gpus_per_node or 1
     for option, number, least in (
         ("--nodes", own.nodes, 1),
         ("--gpus-per-node", own.gpus_per_node, 0),

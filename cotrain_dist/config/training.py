@@ -59,9 +59,9 @@ class TrainConfig:
             )
 
 
-def _check_rates(
-    section: str, num_epochs: int, learning_rate: float, warmup_epochs: float, min_rate: float
-) -> None:
+def _check_rates(section: str, phase: "PretrainConfig | CotrainConfig") -> None:
+    num_epochs, learning_rate = phase.num_epochs, phase.learning_rate
+    warmup_epochs, min_rate = phase.warmup_epochs, phase.min_learning_rate
     if num_epochs < 0:
         raise UserError(
             f"{section}.num_epochs", num_epochs, "must not be negative", "0 leaves this phase out"
@@ -104,13 +104,7 @@ class PretrainConfig:
     """Labeled images of Step 1: each model its own group, or both L_A and L_B, as a baseline."""
 
     def __post_init__(self) -> None:
-        _check_rates(
-            "pretrain",
-            self.num_epochs,
-            self.learning_rate,
-            self.warmup_epochs,
-            self.min_learning_rate,
-        )
+        _check_rates("pretrain", self)
         stop = self.stop_at_train_accuracy
         if stop is not None and not 0.0 < stop <= 1.0:
             raise UserError(
@@ -144,13 +138,7 @@ class CotrainConfig:
     """Start Step 2 with a new optimizer, or keep the moments of pre-training."""
 
     def __post_init__(self) -> None:
-        _check_rates(
-            "cotrain",
-            self.num_epochs,
-            self.learning_rate,
-            self.warmup_epochs,
-            self.min_learning_rate,
-        )
+        _check_rates("cotrain", self)
 
 
 Phase = TypeVar("Phase", PretrainConfig, CotrainConfig)

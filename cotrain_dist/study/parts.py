@@ -1,11 +1,12 @@
 """The folder of a study, and its trainings: begun, gone on with or passed over."""
 
 import fcntl
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
+
+import yaml
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.digest import flatten, is_free_on_resume
@@ -20,7 +21,7 @@ WAIT_SECONDS = 2.0
 """Between two looks at a part that another process trains."""
 
 
-SETTINGS_FILE, VALUES_FILE, LOCK_FILE = "study.yaml", "study.json", "study.lock"
+SETTINGS_FILE = "study.yaml"
 
 DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.labels")
 """Settings that every part is given by its arm or its seed."""
@@ -37,12 +38,11 @@ def open_study(base: Config, folder: Path) -> None:
             "name another directory, or delete it",
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tasks of an array begin at one time
-        if not (folder / SETTINGS_FILE).exists():
-            (folder / VALUES_FILE).write_text(json.dumps(asdict(base), indent=1) + "\n")
-            (folder / SETTINGS_FILE).write_text(config_to_yaml(base))
-    begun = flatten(json.loads((folder / VALUES_FILE).read_text()))
+    settings = folder / SETTINGS_FILE
+    with _claim(settings, base):  # tasks of an array begin at one time
+        if not settings.exists():
+            settings.write_text(config_to_yaml(base))
+    begun = flatten(yaml.safe_load(settings.read_text()))
     for key, value in flatten(asdict(base)).items():
         if value != begun.get(key) and not is_free_on_resume(key) and key not in DECIDED_BY_ARM:
             raise UserError(
@@ -58,7 +58,7 @@ def _is_study(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {entry.name for entry in folder.iterdir()}
-    return not names or LOCK_FILE in names or SETTINGS_FILE in names
+    return not names or bool(names & {SETTINGS_FILE, f"{SETTINGS_FILE}.lock"})
 
 
 def check_settings(base: Config) -> None:
@@ -93,10 +93,9 @@ def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
 
 
 def _claim(path: Path, config: Config) -> TextIO:
-    """The lock of a part, held until it is closed; on the lead rank.
+    """A lock beside a study's file or a part's directory, held until it is closed; on one rank.
 
-    A file beside the run's directory: the directory's own lock comes too late, when both have
-    found the part new.
+    A part's own lock comes too late, when two processes have both found the part new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     claim = path.with_name(f"{path.name}.lock").open("w")

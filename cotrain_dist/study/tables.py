@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import mean
 
 from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
-from cotrain_dist.method.statistics import Interval
+from cotrain_dist.method.statistics import Interval, paired_interval
 from cotrain_dist.paper.published import PaperTable, paper_tables
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.study.arms import ARMS, START, Arm
@@ -171,9 +171,9 @@ def parts_of_gain(outcomes: Outcomes) -> Grid:
         )
     ]
     starts = [outcome.first for outcome in outcomes.get(START, {}).values()]
-    values = [first["ensemble"] - first["models"] for first in starts]
+    gains = [first["ensemble"] - first["models"] for first in starts]
     averaging = ["averaging both models", "ensemble - mean of A and B, pre-trained"]
-    rows.append([*averaging, f"+{_spread(values)}" if values else ""])
+    rows.append([*averaging, show_interval(paired_interval(gains) if gains else None)])
     return Grid("What the gain is made of, in points", ("part", "difference", "points"), rows)
 
 

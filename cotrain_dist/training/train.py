@@ -51,11 +51,16 @@ def train(config: Config, *, resume: bool, quiet: bool = False) -> None:
 
     quiet: nothing on the console.
     """
-    check_all_names(config)
-    cost_a, cost_b = model_costs(config)
-    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+    rt = start_world(config)
     train_on(rt, config, resume=resume, quiet=quiet)
     rt.close()
+
+
+def start_world(config: Config) -> Runtime:
+    """Check the names of models and optimizers, then join the world. Collective over all ranks."""
+    check_all_names(config)
+    cost_a, cost_b = model_costs(config)
+    return start_runtime(config, cost_a=cost_a, cost_b=cost_b)
 
 
 def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) -> None:

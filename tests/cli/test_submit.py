@@ -65,7 +65,7 @@ def test_it_submits_the_settings_of_now(sbatch: Path, tmp_path: Path) -> None:
     [
         (["--nodes", "0"], "--nodes: 0: must be at least 1"),
         (["--gpus-per-node", "-1"], "--gpus-per-node: -1: must be at least 0"),
-        (["--ranks-per-node", "-1"], "--ranks-per-node: -1: must be at least 1"),
+        (["--ranks-per-node", "0"], "--ranks-per-node: 0: must be at least 1"),
         (["--seeed", "1"], "seeed: 1: no such key; did you mean seed"),
         (["--model_a.name", "resnet1"], "model_a.name: resnet1: is no model of timm"),
         (["--data.source", "imagefolder", "--data.root", "x"], "data.root: x: is no folder"),

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -201,8 +201,7 @@ def test_a_part_that_another_process_holds_is_waited_for_no_longer_than_allowed(
     limits = replace(study.distributed, wait_for_peer_seconds=1.0)
     config = replace(study, output_dir=str(tmp_path / "study"), distributed=limits)
     (tmp_path / "study" / "seed-0").mkdir(parents=True)
-    (tmp_path / "study" / "study.yaml").touch()
-    (tmp_path / "study" / "study.json").write_text(json.dumps(asdict(config)))
+    (tmp_path / "study" / "study.yaml").write_text(config_to_yaml(config))
     with (tmp_path / "study" / "seed-0" / "start.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         (error,) = run_ranks(_reproduce, 1, tmp_path, config, ["none-own"])
