@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from ranks import run_ranks
 
-from cotrain_dist.errors import UserError
+from cotrain_dist.errors import EXIT_PEER_LOST, UserError
 
 LIMIT_SECONDS = 3.0
 
@@ -89,3 +91,24 @@ def test_a_rank_that_reaches_nobody_says_so(tmp_path: Path) -> None:
     assert text.startswith("MASTER_ADDR: 127.0.0.1:")
     assert "rank 1 on n1 does not reach rank 0 there within 1 s (" in text
     assert "\n" not in text
+
+
+HANGING = """
+import time
+from unittest import mock
+from cotrain_dist.runtime import roll_call
+environ = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+with (
+    mock.patch.object(roll_call, "GRACE_SECONDS", 0.1),
+    mock.patch.object(roll_call, "_open_store", lambda *arguments: time.sleep(60)),
+):
+    roll_call.call_the_roll(environ, {"node": "n1"}, 0.1)
+"""
+
+
+def test_a_store_that_never_answers_ends_the_rank() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == EXIT_PEER_LOST
+    assert "rank 1 on n1: no answer from rank 0's store at h:1. Ending." in done.stderr
