@@ -14,6 +14,8 @@ from cotrain_dist.study.results import Outcome, Outcomes
 COLORS = {"a": "tab:blue", "b": "tab:orange", "ensemble": "tab:green"}
 FIGURES = {"2": "figure-2", "3": "figure-3", "4": "figure-4"}
 DOTS_PER_INCH = 110
+MIN_IMAGES = 20
+"""Fewer make no point of a curve of accuracy."""
 
 
 def draw_all(outcomes: Outcomes, setting: str, folder: Path) -> list[Path]:
@@ -63,12 +65,19 @@ def _panels(num_panels: int) -> tuple[Any, list[Any]]:
         squeeze=False,
         layout="constrained",
     )
-    for panel in axes.flat:
-        panel.xaxis.get_major_locator().set_params(integer=True)
     panels = list(axes.flat)
     for panel in panels[num_panels:]:
         panel.remove()
     return figure, panels[:num_panels]
+
+
+def _label(panel: Any, title: str, along: str, up: str) -> None:
+    panel.set_title(title, fontsize=9)
+    panel.set_xlabel(along)
+    panel.set_ylabel(up)
+    panel.grid(alpha=0.3)
+    if along.startswith("epoch"):
+        panel.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _curves_beside_paper(number: str, outcomes: Outcomes, setting: str) -> Any:
@@ -84,10 +93,7 @@ def _curves_beside_paper(number: str, outcomes: Outcomes, setting: str) -> Any:
         for name, color in COLORS.items():
             _line(panel, [o.curve[name] for o in found], 0, color, name)
         seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
-        panel.set_title(f"{arm.title} ({seeds})", fontsize=9)
-        panel.set_xlabel("epoch of Step 2")
-        panel.set_ylabel("accuracy on T, %")
-        panel.grid(alpha=0.3)
+        _label(panel, f"{arm.title} ({seeds})", "epoch of Step 2", "accuracy on T, %")
     panels[0].legend(fontsize=7)
     figure.suptitle(f"{paper.name}, {paper.title}: {setting}", fontsize=10)
     return figure
@@ -122,9 +128,7 @@ def _signs(arms: Sequence[str], outcomes: Outcomes, setting: str) -> Any:
             curve = _mean_by_epoch(list(outcomes[arm].values()), keys)
             values = [math.nan if value is None else scale * value for value in curve]
             panel.plot(range(1, len(values) + 1), values, label=arm)
-        panel.set_title(title, fontsize=9)
-        panel.set_xlabel("epoch of Step 2")
-        panel.grid(alpha=0.3)
+        _label(panel, title, "epoch of Step 2", "")
     panels[0].legend(fontsize=7)
     figure.suptitle(f"The exchange: {setting}", fontsize=10)
     return figure
@@ -149,15 +153,12 @@ def _by_confidence(arms: Sequence[str], outcomes: Outcomes, setting: str) -> Any
             xs, ys = [], []
             for tenth in range(NUM_CONFIDENCE_BINS):
                 images = sum(part["num_images"][tenth] for part in parts)
-                if images:
+                if images >= MIN_IMAGES:
                     xs.append((tenth + 0.5) / NUM_CONFIDENCE_BINS)
                     ys.append(100 * sum(part["num_right"][tenth] for part in parts) / images)
             panel.plot(xs, ys, style, marker="o", ms=3, label=f"A and B {name}")
         panel.plot([0, 1], [0, 100], color="gray", lw=0.6)
-        panel.set_title(arm, fontsize=9)
-        panel.set_xlabel("confidence")
-        panel.set_ylabel("right, %")
-        panel.grid(alpha=0.3)
+        _label(panel, arm, "confidence", "right, %")
     panels[0].legend(fontsize=7)
     figure.suptitle(f"Labels given to U, all epochs: {setting}", fontsize=10)
     return figure

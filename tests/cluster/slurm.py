@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 NODES = ("node1", "node2")
@@ -127,26 +127,34 @@ class Cluster:
         )
         log.close()
 
+    def call(
+        self,
+        *command: str,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        seconds: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """A client command, with what it printed."""
+        return subprocess.run(
+            command,
+            env=self.environ | dict(environ or {}),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
     def run(self, *command: str, check: bool = True) -> str:
         """A client command's output."""
-        done = subprocess.run(
-            command, env=self.environ, capture_output=True, text=True, timeout=60, check=False
-        )
+        done = self.call(*command)
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)}: {done.stderr}")
         return done.stdout
 
     def sbatch(self, *arguments: str, environ: dict[str, str], cwd: Path) -> str:
         """Submit; returns the job's number."""
-        done = subprocess.run(
-            ["sbatch", "--parsable", *arguments],
-            env=self.environ | environ,
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = self.call("sbatch", "--parsable", *arguments, environ=environ, cwd=cwd)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -159,14 +158,11 @@ def test_a_mistake_ends_the_job_at_once_with_its_line(cluster: Cluster, tmp_path
 def test_strangers_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     """N processes and no launcher: each would train alone."""
     command = [sys.executable, "-m", "cotrain_dist", "train", *SETTINGS]
-    done = subprocess.run(
-        ["srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", *command],
-        env=cluster.environ | ENVIRON,
+    done = cluster.call(
+        *("srun", "--nodes=2", "--ntasks=2", "--kill-on-bad-exit=1", *command),
+        environ=ENVIRON,
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        seconds=120,
     )
     assert done.returncode != 0
     rule = "SLURM_NTASKS: 2: this process is one of several, but WORLD_SIZE is not set"
@@ -224,17 +220,12 @@ def test_a_sweep_and_its_report(cluster: Cluster, tmp_path: Path) -> None:
 
 def test_submit_hands_over_what_then_runs(cluster: Cluster, tmp_path: Path) -> None:
     shape = ["--nodes", "2", "--time", "10", "--sbatch", "--export ALL"]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "cotrain_dist", "submit", *shape, *SETTINGS[:-1], "2"),
-            *("--output_dir", "run"),
-        ],
-        env=cluster.environ | ENVIRON,
+    done = cluster.call(
+        *(sys.executable, "-m", "cotrain_dist", "submit", *shape, *SETTINGS[:-1], "2"),
+        *("--output_dir", "run"),
+        environ=ENVIRON,
         cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        seconds=120,
     )
     assert done.returncode == 0, done.stderr
     job = done.stdout.split()[-1]
