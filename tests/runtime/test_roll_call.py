@@ -7,11 +7,14 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch.distributed as dist
 from ranks import run_ranks
 
-from cotrain_dist.errors import EXIT_PEER_LOST, UserError
+from cotrain_dist.errors import EXIT_PEER_LOST, PeerUserError, UserError
+from cotrain_dist.runtime import roll_call
 
 LIMIT_SECONDS = 3.0
 
@@ -112,3 +115,19 @@ def test_a_store_that_never_answers_ends_the_rank() -> None:
     )
     assert done.returncode == EXIT_PEER_LOST
     assert "rank 1 on n1: no answer from rank 0's store at h:1. Ending." in done.stderr
+
+
+class _StoreOfAnEndedRank:
+    """Rank 0 has ended between two calls, and the store with it."""
+
+    def set(self, key: str, value: str) -> None:
+        raise dist.DistNetworkError("Connection reset by peer")
+
+
+def test_a_rank_0_that_ended_is_not_this_rank_s_mistake() -> None:
+    environ = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+    with (
+        mock.patch.object(roll_call, "_open_store", lambda *arguments: _StoreOfAnEndedRank()),
+        pytest.raises(PeerUserError, match="rank 0: has ended at the start; its log says why"),
+    ):
+        roll_call.call_the_roll(environ, facts(node="n1"), 1.0)
