@@ -127,7 +127,7 @@ class _StoreOfAnEndedRank:
 def test_a_rank_0_that_ended_is_not_this_rank_s_mistake() -> None:
     environ = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
     with (
-        mock.patch.object(roll_call, "_open_store", lambda *arguments: _StoreOfAnEndedRank()),
+        mock.patch.object(roll_call, "_open_store", return_value=_StoreOfAnEndedRank()),
         pytest.raises(PeerUserError, match="rank 0: has ended at the start; its log says why"),
     ):
         roll_call.call_the_roll(environ, facts(node="n1"), 1.0)
