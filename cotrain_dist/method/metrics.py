@@ -99,12 +99,14 @@ def pseudo_label_accuracy(selected: PseudoLabeled, true_labels: Tensor) -> float
     return (selected.labels[known] == truth[known]).double().mean().item()
 
 
-def describe_pool(votes: Votes, true_labels: Tensor) -> dict[str, object] | None:
+def describe_pool(
+    votes: Votes, true_labels: Tensor, num_classes: int
+) -> dict[str, dict[str, list[int]]] | None:
     """What both models call U, against its true labels; None where those are unknown.
 
     true_labels: [N] int64, -1 where unknown (such images are left out). For `agree` (one class from
-    both) and `differ`, and for each role: [10] numbers of images and of right ones by confidence,
-    in tenths from 0 to 1.
+    both) and `differ`, and for each role: numbers of images and of right ones, [10] by confidence
+    in tenths from 0 to 1, and [num_classes] by the class that the role's model names.
     """
     known = (true_labels >= 0) & (votes.doubt <= LARGEST_DOUBT).all(dim=0)
     if not known.any():
@@ -112,13 +114,15 @@ def describe_pool(votes: Votes, true_labels: Tensor) -> dict[str, object] | None
     labels, truth = votes.labels.to(torch.int64)[:, known], true_labels[known]
     tenth = _tenth_of_confidence(votes.doubt[:, known])
     agree = labels[0] == labels[1]
-    described: dict[str, object] = {}
+    described = {}
     for name, mask in (("agree", agree), ("differ", ~agree)):
         for role, (called, bins) in zip("ab", zip(labels, tenth, strict=True), strict=True):
             right = mask & (called == truth)
             described[f"{name}_{role}"] = {
-                "num_images": _histogram(bins[mask]),
-                "num_right": _histogram(bins[right]),
+                "num_images": _histogram(bins[mask], NUM_CONFIDENCE_BINS),
+                "num_right": _histogram(bins[right], NUM_CONFIDENCE_BINS),
+                "num_images_by_class": _histogram(called[mask], num_classes),
+                "num_right_by_class": _histogram(called[right], num_classes),
             }
     return described
 
@@ -127,6 +131,6 @@ def _tenth_of_confidence(doubt: Tensor) -> Tensor:
     return (decode_confidence(doubt) * NUM_CONFIDENCE_BINS).long().clamp(0, NUM_CONFIDENCE_BINS - 1)
 
 
-def _histogram(bins: Tensor) -> list[int]:
-    counts: list[int] = torch.bincount(bins, minlength=NUM_CONFIDENCE_BINS).tolist()
+def _histogram(bins: Tensor, num_bins: int) -> list[int]:
+    counts: list[int] = torch.bincount(bins, minlength=num_bins).tolist()
     return counts

@@ -11,7 +11,7 @@ from cotrain_dist.data.groups import GroupTable
 from cotrain_dist.method.statistics import Interval
 from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.reporting.grid import Grid
-from cotrain_dist.study import figures, tables
+from cotrain_dist.study import figures, reasons, tables
 from cotrain_dist.study.results import Outcomes
 from cotrain_dist.study.verdict import Verdict, verdicts
 
@@ -27,8 +27,9 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
     further = [tables.parts_of_gain(outcomes), tables.best_epochs(outcomes, setting)]
     further += [tables.paper_shape(number, outcomes, setting) for number in paper_tables()]
     for arm in [name for name in FOR_REASONS if outcomes.get(name)][:1]:
-        further.append(tables.right_by_confidence(arm, outcomes))
-        further.append(tables.right_by_class(arm, outcomes, table.class_names))
+        further.append(reasons.right_by_epoch(arm, outcomes))
+        further.append(reasons.right_by_confidence(arm, outcomes))
+        further.append(reasons.right_by_class(arm, outcomes, table.class_names))
     drawn = figures.draw_all(outcomes, setting, folder / "figures")
     pictures = [f"![{path.stem}](figures/{path.name})\n" for path in drawn]
     parts = [grid.to_markdown() for grid in (*main, *further)]

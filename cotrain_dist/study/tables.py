@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from statistics import mean
 
-from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
 from cotrain_dist.method.statistics import Interval, paired_interval
 from cotrain_dist.paper.published import PaperTable, paper_tables
 from cotrain_dist.reporting.grid import Grid
@@ -18,7 +17,6 @@ from cotrain_dist.study.results import (
 from cotrain_dist.study.verdict import Verdict
 
 NOT_RUN = "not run"
-NUM_CLASSES_SHOWN = 10
 
 
 def summary(outcomes: Outcomes, setting: str) -> Grid:
@@ -175,46 +173,3 @@ def parts_of_gain(outcomes: Outcomes) -> Grid:
     averaging = ["averaging both models", "ensemble - mean of A and B, pre-trained"]
     rows.append([*averaging, show_interval(paired_interval(gains) if gains else None)])
     return Grid("What the gain is made of, in points", ("part", "difference", "points"), rows)
-
-
-def right_by_confidence(arm: str, outcomes: Outcomes) -> Grid:
-    """Accuracy of what A and B call U, by confidence, where they agree and where they differ."""
-    rows = []
-    pools = [p for o in outcomes.get(arm, {}).values() for p in o.pool if p is not None]
-    for tenth in reversed(range(NUM_CONFIDENCE_BINS)):
-        row = [f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"]
-        for name in ("agree", "differ"):
-            parts = [pool[f"{name}_{role}"] for pool in pools for role in "ab"]
-            images = sum(part["num_images"][tenth] for part in parts)
-            right = sum(part["num_right"][tenth] for part in parts)
-            row.append(f"{images / max(len(parts), 1):.0f}")
-            row.append(f"{right / images:.0%}" if images else "-")
-        rows.append(row)
-    return Grid(
-        f"{arm}: images of U by confidence of the model that calls them, a model and epoch",
-        ("confidence", "agreed: images", "right", "in disagreement: images", "right"),
-        rows,
-    )
-
-
-def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str]) -> Grid:
-    """The classes most often in R, and how many of their images are labeled right."""
-    found = list(outcomes.get(arm, {}).values())
-    images = [0] * len(class_names)
-    right = [0] * len(class_names)
-    for outcome in found:
-        for counted, rights in outcome.right_by_class.values():
-            images = [a + b for a, b in zip(images, counted, strict=True)]
-            right = [a + b for a, b in zip(right, rights, strict=True)]
-    order = sorted(range(len(class_names)), key=lambda i: -images[i])[:NUM_CLASSES_SHOWN]
-    total = max(sum(images), 1)
-    rows = [
-        [class_names[i], f"{images[i] / total:.1%}", f"{right[i] / images[i]:.0%}"]
-        for i in order
-        if images[i]
-    ]
-    return Grid(
-        f"{arm}: the {len(rows)} classes most often called in R, over all epochs",
-        ("called", "share of R", "right"),
-        rows,
-    )

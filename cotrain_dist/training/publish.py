@@ -115,7 +115,9 @@ def describe_exchange(
         if votes is None
         else num_equal_codes(votes, threshold=config.selection.threshold),
         "never_selected_fraction": 1.0 - state.ever_selected.double().sum().item() / num_pool,
-        "pool": None if votes is None else describe_pool(votes, true_labels),
+        "pool": None
+        if votes is None
+        else describe_pool(votes, true_labels, len(table.class_names)),
     }
     for role in ROLES:
         selected = exchanged.selected_by(role)

@@ -20,12 +20,11 @@ def test_counts_by_hand() -> None:
         [[0.95, 0.45, 0.99, 0.15, 0.5], [0.55, 0.41, 0.35, 0.92, 0.5]],
     )
     truth = torch.tensor([0, 0, 2, 1, -1])  # the last one's is unknown
-    pool = describe_pool(votes, truth)
+    pool = describe_pool(votes, truth, 3)
     assert pool is not None
 
     def places(part: str) -> tuple[list[int], list[int]]:
         counts = pool[part]
-        assert isinstance(counts, dict)
         images = [i for i, n in enumerate(counts["num_images"]) for _ in range(n)]
         right = [i for i, n in enumerate(counts["num_right"]) for _ in range(n)]
         return images, right
@@ -35,20 +34,27 @@ def test_counts_by_hand() -> None:
     assert places("differ_a") == ([1, 9], [9])
     assert places("differ_b") == ([3, 9], [9])
 
+    by_class = {
+        part: (counts["num_images_by_class"], counts["num_right_by_class"])
+        for part, counts in pool.items()
+    }
+    assert by_class["agree_a"] == by_class["agree_b"] == ([1, 1, 0], [1, 0, 0])
+    assert by_class["differ_a"] == ([1, 0, 1], [0, 0, 1])
+    assert by_class["differ_b"] == ([0, 2, 0], [0, 1, 0])
+
 
 def test_nothing_is_said_without_true_labels() -> None:
     votes = votes_of([[0], [1]], [[0.9], [0.4]])
-    assert describe_pool(votes, torch.tensor([-1])) is None
+    assert describe_pool(votes, torch.tensor([-1]), 2) is None
 
 
 def test_images_that_were_not_scored_are_left_out() -> None:
     votes = votes_of([[0, 0], [0, 0]], [[0.9, 0.9], [0.9, 0.9]])
     votes.doubt[1, 0] = INVALID_DOUBT
-    pool = describe_pool(votes, torch.tensor([0, 0]))
+    pool = describe_pool(votes, torch.tensor([0, 0]), 1)
     assert pool is not None
-    agreed = pool["agree_a"]
-    assert isinstance(agreed, dict)
-    assert sum(agreed["num_images"]) == 1
+    assert sum(pool["agree_a"]["num_images"]) == 1
+    assert pool["agree_a"]["num_images_by_class"] == [1]
 
 
 def test_confidence_comes_back_from_its_code() -> None:

@@ -27,12 +27,21 @@ def accuracy(top1: float) -> dict[str, float]:
 def record(epoch: int, a: float, b: float, ensemble: float, **more: Any) -> dict[str, Any]:
     test = {"a": accuracy(a), "b": accuracy(b), "ensemble": accuracy(ensemble)}
     fit = {"num_steps": 10, "num_samples": 100}
-    counts = {"num_images": [*NO_IMAGES[1:], 4], "num_right": [*NO_IMAGES[1:], 3]}
+    agreed = {
+        **{"num_images": [*NO_IMAGES[1:], 4], "num_right": [*NO_IMAGES[1:], 3]},
+        **{"num_images_by_class": [3, 1], "num_right_by_class": [2, 1]},
+    }
+    differing = {
+        **{"num_images": [0, 4, *NO_IMAGES[2:]], "num_right": [0, 1, *NO_IMAGES[2:]]},
+        **{"num_images_by_class": [4, 0], "num_right_by_class": [1, 0]},
+    }
     exchanged: dict[str, Any] = {"agreement_rate": 0.5 if epoch else None}
     exchanged["pool"] = None
     if epoch:
         exchanged["pool"] = {
-            f"{name}_{role}": counts for name in ("agree", "differ") for role in "ab"
+            f"{name}_{role}": counts
+            for name, counts in (("agree", agreed), ("differ", differing))
+            for role in "ab"
         }
     for role in "ab":
         exchanged |= {
@@ -164,7 +173,11 @@ def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
         for ending in (".png", ".svg"):
             assert (tmp_path / "figures" / f"{name}{ending}").stat().st_size > 1000
     assert not (tmp_path / "figures" / "figure-3.png").exists()
-    assert "| cat | 66.7% | 50% |" in text
+    assert "| 1 | 3 | 33% | 50% | 75% | 25% |" in text  # by epoch
+    assert "| 0.9 to 1.0 | 4 | 75% | 0 | - |" in text  # by confidence
+    assert "| 0.1 to 0.2 | 0 | - | 4 | 25% |" in text
+    assert "| cat | 66.7% | 50% | 67% | 25% |" in text  # by class
+    assert "| dog | 33.3% | 0% | 100% | - |" in text
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["outcomes"]["alternate-own"]["0"]["curve"]["a"] == pytest.approx([49.5, 59.5])
     assert {v["verdict"] for v in results["verdicts"]} == {"not run", "one seed, not decided"}

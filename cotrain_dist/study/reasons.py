@@ -1,0 +1,119 @@
+"""Why an exchange teaches what it teaches: how right R is, and the rest of U.
+
+Three tables of one arm, over all its seeds and both models: by epoch, by confidence and by class.
+"""
+
+from collections.abc import Iterator, Sequence
+from statistics import mean
+
+from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
+from cotrain_dist.reporting.grid import Grid
+from cotrain_dist.study.results import Outcome, Outcomes
+
+NUM_CLASSES_SHOWN = 10
+
+Part = dict[str, list[int]]
+"""What one model calls U where both agree, or where they differ; see `describe_pool`."""
+
+
+def right_by_epoch(arm: str, outcomes: Outcomes) -> Grid:
+    """R over the epochs, beside what the models call U where they agree and where they differ."""
+    all_seeds = list(outcomes.get(arm, {}).values())
+    rows = []
+    for index in range(max((len(o.pool) for o in all_seeds), default=0)):
+        found = [outcome for outcome in all_seeds if index < len(outcome.pool)]
+        sizes, rights = _selected_in(found, index)
+        agreed = [part for o in found for part in _parts(o, "agree", index)]
+        differing = [part for o in found for part in _parts(o, "differ", index)]
+        rates = [o.signs["agreement_rate"][index] for o in found]
+        known = [rate for rate in rates if rate is not None]
+        rows.append(
+            [
+                str(index + 1),
+                f"{mean(sizes):.0f}",
+                _share(sum(rights), sum(sizes)),
+                f"{mean(known):.0%}" if known else "-",
+                _share_right(agreed),
+                _share_right(differing),
+            ]
+        )
+    return Grid(
+        f"{arm}: labels given to U by epoch, a model",
+        ("epoch", "images in R", "right", "agreement on U", "agreed: right", "differing: right"),
+        rows,
+    )
+
+
+def right_by_confidence(arm: str, outcomes: Outcomes) -> Grid:
+    """Accuracy of what A and B call U, by confidence, where they agree and where they differ."""
+    found = list(outcomes.get(arm, {}).values())
+    rows = []
+    for tenth in reversed(range(NUM_CONFIDENCE_BINS)):
+        row = [f"{tenth / 10:.1f} to {(tenth + 1) / 10:.1f}"]
+        for name in ("agree", "differ"):
+            parts = _parts_of_all(found, name)
+            images = sum(part["num_images"][tenth] for part in parts)
+            right = sum(part["num_right"][tenth] for part in parts)
+            row += [f"{images / max(len(parts), 1):.0f}", _share(right, images)]
+        rows.append(row)
+    return Grid(
+        f"{arm}: images of U by confidence of the model that calls them, a model and epoch",
+        ("confidence", "agreed: images", "right", "in disagreement: images", "right"),
+        rows,
+    )
+
+
+def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str]) -> Grid:
+    """The classes most often in R, and how right a call of that class is, in R and in all of U."""
+    found = list(outcomes.get(arm, {}).values())
+    counted = [counts for o in found for counts in o.right_by_class.values()]
+    images = _sums([counts[0] for counts in counted], len(class_names))
+    right = _sums([counts[1] for counts in counted], len(class_names))
+    order = sorted(range(len(class_names)), key=lambda i: -images[i])[:NUM_CLASSES_SHOWN]
+    rows = []
+    for i in (i for i in order if images[i]):
+        row = [class_names[i], f"{images[i] / sum(images):.1%}", _share(right[i], images[i])]
+        for name in ("agree", "differ"):
+            parts = _parts_of_all(found, name)
+            calls = sum(part["num_images_by_class"][i] for part in parts)
+            row.append(_share(sum(part["num_right_by_class"][i] for part in parts), calls))
+        rows.append(row)
+    return Grid(
+        f"{arm}: the {len(rows)} classes most often called in R, over all epochs",
+        ("called", "share of R", "in R: right", "agreed: right", "differing: right"),
+        rows,
+    )
+
+
+def _selected_in(found: Sequence[Outcome], index: int) -> tuple[list[float], list[float]]:
+    """Images in R and right ones in one epoch, by seed and model."""
+    sizes, rights = [], []
+    for outcome in found:
+        for role in "ab":
+            size = outcome.signs[f"num_selected_{role}"][index] or 0
+            sizes.append(size)
+            rights.append(size * (outcome.signs[f"selected_accuracy_{role}"][index] or 0))
+    return sizes, rights
+
+
+def _parts(outcome: Outcome, name: str, index: int) -> Iterator[Part]:
+    pool = outcome.pool[index]
+    if pool is not None:
+        yield from (pool[f"{name}_{role}"] for role in "ab")
+
+
+def _parts_of_all(found: Sequence[Outcome], name: str) -> list[Part]:
+    return [p for o in found for index in range(len(o.pool)) for p in _parts(o, name, index)]
+
+
+def _share_right(parts: Sequence[Part]) -> str:
+    images = sum(sum(part["num_images"]) for part in parts)
+    return _share(sum(sum(part["num_right"]) for part in parts), images)
+
+
+def _share(right: float, images: float) -> str:
+    return f"{right / images:.0%}" if images else "-"
+
+
+def _sums(rows: Sequence[Sequence[int]], width: int) -> list[int]:
+    return [sum(row[i] for row in rows) for i in range(width)]
