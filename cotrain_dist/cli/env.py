@@ -21,8 +21,11 @@ def run(arguments: Sequence[str]) -> int:
     import torch
     import torch.distributed as dist
 
+    from cotrain_dist.runtime.source import source_digest
+
     lines = {
         "cotrain_dist": __version__,
+        "source": source_digest(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         **{name: _version(name) for name in PACKAGES},

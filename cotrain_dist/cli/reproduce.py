@@ -1,9 +1,11 @@
 """`cotrain-dist reproduce`: the paper's conditions and a sceptic's baselines, with a verdict."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments
-from cotrain_dist.cli.parsing import parse_config
+from cotrain_dist.cli.parsing import config_from_yaml, parse_config
 from cotrain_dist.errors import UserError
 
 PROG = "cotrain-dist reproduce"
@@ -28,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import BY_NAME
-    from cotrain_dist.study.parts import check_settings
+    from cotrain_dist.study.parts import SETTINGS_FILE, check_settings
     from cotrain_dist.study.reproduce import report_on, reproduce
     from cotrain_dist.training.train import start_world
 
@@ -36,6 +38,10 @@ def run(arguments: Sequence[str]) -> int:
         if name not in BY_NAME:
             raise UserError("--arms", name, "is no arm", f"choose from {', '.join(BY_NAME)}")
     if own.report_only:
+        settings_file = Path(config.output_dir) / SETTINGS_FILE
+        if settings_file.is_file():  # the study's own, whatever else was given
+            begun = config_from_yaml(settings_file.read_text(), str(settings_file))
+            config = replace(begun, output_dir=config.output_dir)
         report_on(config)
         return 0
     check_settings(config)

@@ -40,12 +40,12 @@ def paired_interval(differences: Sequence[float]) -> Interval:
 
 
 def judge_gain(interval: Interval, smallest: float) -> str:
-    """The verdict on a claim "X gains at least `smallest` points over Y".
+    """The verdict on a claim "X gains over Y", in which `smallest` points are worth the name.
 
     With three seeds or more: "holds" where the whole interval is above 0 and its mean reaches
-    `smallest`; "holds in direction" where it is above 0 but the mean is smaller; "does not hold"
-    where the whole interval is below `smallest` and reaches down to 0 or below; otherwise not
-    decided.
+    `smallest` (the interval may begin below it); "holds in direction, but smaller" where it is
+    above 0 but the mean is smaller; "does not hold" where the whole interval is below `smallest`
+    and reaches down to 0 or below; otherwise not decided.
     """
     if interval.num_seeds < MIN_SEEDS:
         return _too_few(interval)

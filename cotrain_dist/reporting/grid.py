@@ -9,11 +9,14 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Grid:
-    """Title, headings and rows of one length."""
+    """Title, headings (each another one) and rows of their length."""
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        assert len(set(self.headings)) == len(self.headings), self.headings  # keys of as_dict
 
     def to_rich(self) -> Table:
         """For the console."""

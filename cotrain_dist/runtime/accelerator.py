@@ -33,6 +33,7 @@ from cotrain_dist.runtime.launch import (
     use_cpu,
 )
 from cotrain_dist.runtime.roll_call import call_the_roll
+from cotrain_dist.runtime.source import source_digest
 from cotrain_dist.runtime.tracking import check_tracker, start_tracker, stop_tracker, track_record
 from cotrain_dist.types import ROLES, Role
 
@@ -235,6 +236,7 @@ def describe_environment(rt: Runtime) -> dict[str, object]:
     """Versions, machines and ranks: what environment.json holds."""
     return {
         "cotrain_dist": __version__,
+        "source": source_digest(),
         "python": platform.python_version(),
         **_versions(),
         "platform": platform.platform(),

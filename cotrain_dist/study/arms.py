@@ -1,5 +1,6 @@
 """What `reproduce` compares, and the settings of each."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -26,10 +27,10 @@ class Arm:
     parity: Literal["even_own", "odd_own"] = "even_own"
     labels: Literal["own", "shared"] = "own"
     begins: Literal["pretrained", "shared", "all"] = "pretrained"
-    """From the seed's pre-trained A and B; or from random weights, in Step 1 on L_A and L_B
-    together, or on L_A, L_B and U with true labels."""
+    """From the seed's pre-trained A and B; or anew, in Step 1 on L_A and L_B together, or on L_A,
+    L_B and U with true labels."""
     steps_of: str = ""
-    """Train as many steps as this arm took, instead of as many epochs."""
+    """Train at least the steps that this arm took, in whole epochs, instead of as many epochs."""
 
 
 _OWN, _SHARED = "labels own", "labels shared"
@@ -107,6 +108,11 @@ ARMS = (
     ),
     Arm(
         name="none-own-steps",
+        title=f"no exchange, {_OWN}, at the steps of alternate-own",
+        steps_of="alternate-own",
+    ),
+    Arm(
+        name="none-own-more-steps",
         title=f"no exchange, {_OWN}, at the steps of alternate-shared",
         steps_of="alternate-shared",
     ),
@@ -118,13 +124,20 @@ ARMS = (
     ),
     Arm(
         name="one-model",
-        title="one model on L_A and L_B from random weights",
+        title="one model on L_A and L_B from the start: as many epochs, so twice the images",
         labels="shared",
         begins="shared",
     ),
     Arm(
+        name="one-model-steps",
+        title="one model on L_A and L_B from the start, at the steps of alternate-shared",
+        labels="shared",
+        begins="shared",
+        steps_of="alternate-shared",
+    ),
+    Arm(
         name="ceiling",
-        title="one model on L_A, L_B and U with true labels, as many images seen as one-model",
+        title="one model on L_A, L_B and U with true labels, at about the images seen by one-model",
         labels="shared",
         begins="all",
     ),
@@ -141,11 +154,18 @@ def in_order(names: list[str]) -> list[Arm]:
 
 def start_config(base: Config, seed: int, folder: Path) -> Config:
     """Step 1 alone, with its measurement: A and B for all conditions of a seed."""
+    return step_one_alone(replace(base, seed=seed, output_dir=str(folder / START)))
+
+
+def step_one_alone(config: Config) -> Config:
+    """Each model on its own labels; what Step 2 would do is set to one value for all."""
     return replace(
-        base,
-        seed=seed,
-        output_dir=str(folder / START),
-        cotrain=replace(base.cotrain, num_epochs=0),
+        config,
+        exchange="alternate",
+        exchange_parity="even_own",
+        labels="own",
+        pretrain=replace(config.pretrain, labels="own"),
+        cotrain=replace(config.cotrain, num_epochs=0),
     )
 
 
@@ -172,25 +192,27 @@ def arm_config(arm: Arm, base: Config, seed: int, folder: Path, num_epochs: int)
     return replace(config, pretrain=replace(base.pretrain, labels="shared"))
 
 
+def with_longer_epochs(config: Config, factor: float) -> Config:
+    """Step 1 in fewer epochs, each `factor` times as long: at least the steps of before."""
+    pretrain = config.pretrain
+    num_epochs = math.ceil(pretrain.num_epochs / factor)
+    warmup = int(pretrain.warmup_epochs / factor)
+    return replace(config, pretrain=replace(pretrain, num_epochs=num_epochs, warmup_epochs=warmup))
+
+
 def ceiling_config(config: Config, folder: Path, num_labeled: int, num_all: int) -> Config:
     """`one-model` on more labels, each epoch longer: fewer epochs, so that it sees as many images.
 
     config: of the arm `ceiling`, with the epochs of one-model. num_labeled: images of L_A and L_B;
-    num_all: and of U.
+    num_all: and of U. At least one epoch of Step 1; Step 2 has what is left of the sum.
     """
-    scale = num_labeled / num_all
-    pretrain, cotrain = config.pretrain, config.cotrain
-    return replace(
-        config,
-        data=replace(config.data, groups_from=str(folder / GROUPS_OF_CEILING)),
-        pretrain=replace(
-            pretrain,
-            num_epochs=max(1, round(pretrain.num_epochs * scale)),
-            warmup_epochs=int(pretrain.warmup_epochs * scale),
-        ),
-        cotrain=replace(
-            cotrain,
-            num_epochs=max(1, round(cotrain.num_epochs * scale)) if cotrain.num_epochs else 0,
-            warmup_epochs=int(cotrain.warmup_epochs * scale),
-        ),
+    factor = num_all / num_labeled
+    num_epochs = round((config.pretrain.num_epochs + config.cotrain.num_epochs) / factor)
+    longer = with_longer_epochs(config, factor)
+    cotrain = replace(
+        config.cotrain,
+        num_epochs=max(0, num_epochs - longer.pretrain.num_epochs),
+        warmup_epochs=int(config.cotrain.warmup_epochs / factor),
     )
+    data = replace(config.data, groups_from=str(folder / GROUPS_OF_CEILING))
+    return replace(longer, data=data, cotrain=cotrain)

@@ -21,6 +21,7 @@ from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.reporting.run_directory import RunDirectory
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
+from cotrain_dist.study.arms import step_one_alone
 from cotrain_dist.study.curve import draw_curve
 from cotrain_dist.study.parts import open_study, run_part
 from cotrain_dist.study.report import setting_of
@@ -82,9 +83,8 @@ def _on_lead(work: Callable[[], Any], rt: Runtime) -> Any:
 def trial_config(base: Config, share: float, draw: int, folder: Path) -> Config:
     """Pre-training alone, with one share and one draw."""
     return replace(
-        base,
+        step_one_alone(base),
         data=replace(base.data, labeled_fraction=share, labeled_per_class=None),
-        cotrain=replace(base.cotrain, num_epochs=0),
         seed=base.seed + draw,
         output_dir=str(folder / f"share-{share:.4f}" / f"draw-{base.seed + draw}"),
     )
@@ -122,7 +122,7 @@ class _Search:
             return None
         share = round(share, 4)
         if self._num_labeled(share) in self._sizes:
-            self._ending = "as near as whole images a class allow"
+            self._ending = "the next share would label as many images as one tried already"
             return None
         return share
 
@@ -180,10 +180,12 @@ def _write(found: Calibration, base: Config, title: str, folder: Path) -> None:
         f"{trial_table(found, title).to_markdown()}\n{describe(found)}\n"
     )
     draw_curve(found.trials, found.goal.target, title, folder)
+    chosen = folder / "calibrated.yaml"
+    chosen.unlink(missing_ok=True)  # of a search for another target
     if found.is_reached:
         data = replace(base.data, labeled_fraction=found.chosen.share, labeled_per_class=None)
         calibrated = replace(base, data=data, output_dir=str(folder / "run"))
-        (folder / "calibrated.yaml").write_text(config_to_yaml(calibrated))
+        chosen.write_text(config_to_yaml(calibrated))
 
 
 def trial_table(found: Calibration, setting: str) -> Grid:
@@ -208,8 +210,8 @@ def describe(found: Calibration) -> str:
     """The end of the search in a sentence or two."""
     bracket, chosen = bracket_of(found.trials, found.goal.target), found.chosen
     if not found.is_reached:
-        side = "largest" if bracket.above is None else "smallest"
-        return f"{found.ending}: nearest is the {side} share tried, {_show(chosen)}."
+        side = "below" if bracket.above is None else "above"
+        return f"{found.ending}: all trials lie {side} the target, the nearest is {_show(chosen)}."
     text = f"share {_show(chosen)}: {found.ending}."
     if bracket.below is not None and bracket.above is not None:
         text += f" Neighbors: {_show(bracket.below)} and {_show(bracket.above)}."

@@ -1,6 +1,7 @@
 """The folder of a study, and its trainings: begun, gone on with or passed over."""
 
 import fcntl
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -39,9 +40,11 @@ def open_study(base: Config, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / SETTINGS_FILE
-    with _claim(settings, base):  # tasks of an array begin at one time
+    with claim(settings, base):  # tasks of an array begin at one time
         if not settings.exists():
-            settings.write_text(config_to_yaml(base))
+            beside = settings.with_suffix(".tmp")
+            beside.write_text(config_to_yaml(base))
+            beside.rename(settings)
     begun = flatten(yaml.safe_load(settings.read_text()))
     for key, value in flatten(asdict(base)).items():
         if value != begun.get(key) and not is_free_on_resume(key) and key not in DECIDED_BY_ARM:
@@ -84,27 +87,27 @@ def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
     Another process that works on the part is waited for.
     """
     run = RunDirectory(Path(config.output_dir))
-    claim = together(lambda: _claim(run.path, config) if rt.is_lead else None, rt.control)
+    held = together(lambda: claim(run.path, config) if rt.is_lead else None, rt.control)
     state = broadcast_json(_state_of(run) if rt.is_lead else None, rt.control)
     if state != "finished":
         train_on(rt, config, resume=state == "begun", quiet=quiet)
-    if claim is not None:
-        claim.close()
+    if held is not None:
+        held.close()
 
 
-def _claim(path: Path, config: Config) -> TextIO:
-    """A lock beside a study's file or a part's directory, held until it is closed; on one rank.
+def claim(path: Path, config: Config) -> TextIO:
+    """A lock beside a study's file or a part's directory, held until closed; on one rank.
 
     A part's own lock comes too late, when two processes have both found the part new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    claim = path.with_name(f"{path.name}.lock").open("w")
+    lock = path.with_name(f"{path.name}.lock").open("w")
     limit = config.distributed.wait_for_peer_seconds
     end = time.monotonic() + limit
     while True:
         try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return claim
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
         except BlockingIOError as error:
             if time.monotonic() > end:
                 raise UserError(
@@ -114,6 +117,13 @@ def _claim(path: Path, config: Config) -> TextIO:
                     "wait for it or end it",
                 ) from error
             time.sleep(WAIT_SECONDS)
+
+
+def sources_of(run: RunDirectory) -> list[str]:
+    """Digests of the source that the part's attempts ran, the first one first."""
+    files = sorted(run.path.glob("environment*.json"), key=lambda file: file.stat().st_mtime_ns)
+    found = [json.loads(file.read_text()).get("source", "not recorded") for file in files]
+    return list(dict.fromkeys(found))
 
 
 def _state_of(run: RunDirectory) -> str:

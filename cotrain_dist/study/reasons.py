@@ -1,6 +1,7 @@
 """Why an exchange teaches what it teaches: how right R is, and the rest of U.
 
 Three tables of one arm, over all its seeds and both models: by epoch, by confidence and by class.
+What needs true labels is a dash where U has none.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,13 +17,13 @@ Part = dict[str, list[int]]
 """What one model calls U where both agree, or where they differ; see `describe_pool`."""
 
 
-def right_by_epoch(arm: str, outcomes: Outcomes) -> Grid:
+def right_by_epoch(arm: str, outcomes: Outcomes, setting: str) -> Grid:
     """R over the epochs, beside what the models call U where they agree and where they differ."""
     all_seeds = list(outcomes.get(arm, {}).values())
     rows = []
     for index in range(max((len(o.pool) for o in all_seeds), default=0)):
         found = [outcome for outcome in all_seeds if index < len(outcome.pool)]
-        sizes, rights = _selected_in(found, index)
+        sizes, shares = _selected_in(found, index)
         agreed = [part for o in found for part in _parts(o, "agree", index)]
         differing = [part for o in found for part in _parts(o, "differ", index)]
         rates = [o.signs["agreement_rate"][index] for o in found]
@@ -31,20 +32,20 @@ def right_by_epoch(arm: str, outcomes: Outcomes) -> Grid:
             [
                 str(index + 1),
                 f"{mean(sizes):.0f}",
-                _share(sum(rights), sum(sizes)),
+                f"{_weighted(shares):.0%}" if shares else "-",
                 f"{mean(known):.0%}" if known else "-",
                 _share_right(agreed),
                 _share_right(differing),
             ]
         )
     return Grid(
-        f"{arm}: labels given to U by epoch, a model",
+        f"{arm}: labels given to U by epoch, a model, {setting}",
         ("epoch", "images in R", "right", "agreement on U", "agreed: right", "differing: right"),
         rows,
     )
 
 
-def right_by_confidence(arm: str, outcomes: Outcomes) -> Grid:
+def right_by_confidence(arm: str, outcomes: Outcomes, setting: str) -> Grid:
     """Accuracy of what A and B call U, by confidence, where they agree and where they differ."""
     found = list(outcomes.get(arm, {}).values())
     rows = []
@@ -57,43 +58,53 @@ def right_by_confidence(arm: str, outcomes: Outcomes) -> Grid:
             row += [f"{images / max(len(parts), 1):.0f}", _share(right, images)]
         rows.append(row)
     return Grid(
-        f"{arm}: images of U by confidence of the model that calls them, a model and epoch",
-        ("confidence", "agreed: images", "right", "in disagreement: images", "right"),
+        f"{arm}: labels given to U by confidence, a model and epoch, {setting}",
+        ("confidence", "agreed: images", "agreed: right", "differing: images", "differing: right"),
         rows,
     )
 
 
-def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str]) -> Grid:
+def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str], setting: str) -> Grid:
     """The classes most often in R, and how right a call of that class is, in R and in all of U."""
     found = list(outcomes.get(arm, {}).values())
     counted = [counts for o in found for counts in o.right_by_class.values()]
     images = _sums([counts[0] for counts in counted], len(class_names))
     right = _sums([counts[1] for counts in counted], len(class_names))
     order = sorted(range(len(class_names)), key=lambda i: -images[i])[:NUM_CLASSES_SHOWN]
+    is_known = any(pool is not None for o in found for pool in o.pool)
     rows = []
     for i in (i for i in order if images[i]):
-        row = [class_names[i], f"{images[i] / sum(images):.1%}", _share(right[i], images[i])]
+        row = [class_names[i], f"{images[i] / sum(images):.1%}"]
+        row.append(_share(right[i], images[i]) if is_known else "-")
         for name in ("agree", "differ"):
             parts = _parts_of_all(found, name)
             calls = sum(part["num_images_by_class"][i] for part in parts)
             row.append(_share(sum(part["num_right_by_class"][i] for part in parts), calls))
         rows.append(row)
     return Grid(
-        f"{arm}: the {len(rows)} classes most often called in R, over all epochs",
+        f"{arm}: the {len(rows)} classes most often called in R, all epochs, {setting}",
         ("called", "share of R", "in R: right", "agreed: right", "differing: right"),
         rows,
     )
 
 
-def _selected_in(found: Sequence[Outcome], index: int) -> tuple[list[float], list[float]]:
-    """Images in R and right ones in one epoch, by seed and model."""
-    sizes, rights = [], []
+def _selected_in(
+    found: Sequence[Outcome], index: int
+) -> tuple[list[float], list[tuple[float, float]]]:
+    """Images in R in one epoch by seed and model; where known, that number and the share right."""
+    sizes, shares = [], []
     for outcome in found:
         for role in "ab":
             size = outcome.signs[f"num_selected_{role}"][index] or 0
+            share = outcome.signs[f"selected_accuracy_{role}"][index]
             sizes.append(size)
-            rights.append(size * (outcome.signs[f"selected_accuracy_{role}"][index] or 0))
-    return sizes, rights
+            if share is not None:
+                shares.append((size, share))
+    return sizes, shares
+
+
+def _weighted(shares: Sequence[tuple[float, float]]) -> float:
+    return sum(size * share for size, share in shares) / sum(size for size, _ in shares)
 
 
 def _parts(outcome: Outcome, name: str, index: int) -> Iterator[Part]:

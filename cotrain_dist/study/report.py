@@ -13,7 +13,7 @@ from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.study import figures, reasons, tables
 from cotrain_dist.study.results import Outcomes
-from cotrain_dist.study.verdict import Verdict, verdicts
+from cotrain_dist.study.verdict import RULE, Verdict, verdicts
 
 FOR_REASONS = ("alternate-shared", "alternate-own")
 """Arms whose R is taken apart; the first that has run."""
@@ -23,17 +23,19 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
     """Write the files; returns the tables that the console shows."""
     setting = setting_of(base, len(table.class_names))
     found = verdicts(outcomes)
-    main = [tables.summary(outcomes, setting), tables.verdict_table(found)]
-    further = [tables.parts_of_gain(outcomes), tables.best_epochs(outcomes, setting)]
+    main = [tables.summary(outcomes, setting), tables.verdict_table(found, setting)]
+    further = [tables.parts_of_gain(outcomes, setting), tables.best_epochs(outcomes, setting)]
     further += [tables.paper_shape(number, outcomes, setting) for number in paper_tables()]
     for arm in [name for name in FOR_REASONS if outcomes.get(name)][:1]:
-        further.append(reasons.right_by_epoch(arm, outcomes))
-        further.append(reasons.right_by_confidence(arm, outcomes))
-        further.append(reasons.right_by_class(arm, outcomes, table.class_names))
+        further.append(reasons.right_by_epoch(arm, outcomes, setting))
+        further.append(reasons.right_by_confidence(arm, outcomes, setting))
+        further.append(reasons.right_by_class(arm, outcomes, table.class_names, setting))
     drawn = figures.draw_all(outcomes, setting, folder / "figures")
     pictures = [f"![{path.stem}](figures/{path.name})\n" for path in drawn]
     parts = [grid.to_markdown() for grid in (*main, *further)]
-    (folder / "report.md").write_text("\n".join([f"# {setting}\n", *parts, *pictures]))
+    parts.insert(len(main), RULE)
+    text = "\n".join([f"# {setting}\n", *parts, *pictures, _sources(outcomes)])
+    (folder / "report.md").write_text(text)
     results = {
         "cotrain_dist": __version__,
         "setting": setting,
@@ -47,6 +49,18 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
     return [*main, further[0]]
+
+
+def _sources(outcomes: Outcomes) -> str:
+    """Which versions of the source the parts come from: one, or several to be told apart."""
+    parts: dict[str, list[str]] = {}
+    for arm, by_seed in outcomes.items():
+        for seed, outcome in by_seed.items():
+            parts.setdefault(", ".join(outcome.sources), []).append(f"{arm}/{seed}")
+    if len(parts) == 1:
+        return f"All parts were trained by the source {next(iter(parts))}.\n"
+    lines = [f"- {source}: {' '.join(names)}" for source, names in parts.items()]
+    return "\n".join(["Parts were trained by different sources (part/seed):\n", *lines, ""])
 
 
 def setting_of(base: Config, num_classes: int) -> str:

@@ -1,5 +1,7 @@
 """`reproduce`: every condition and baseline from the same groups and the same A and B."""
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +26,9 @@ from cotrain_dist.study.arms import (
     ceiling_config,
     in_order,
     start_config,
+    with_longer_epochs,
 )
-from cotrain_dist.study.parts import open_study, run_part
+from cotrain_dist.study.parts import claim, open_study, run_part, sources_of
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
 
@@ -38,7 +41,7 @@ def reproduce(
     base: the settings that all parts share; `base.output_dir` is the study's folder. Finished parts
     are never run again, a part that was killed goes on where it stood.
     """
-    folder = Path(base.output_dir)
+    folder = Path(base.output_dir).absolute()  # parts name each other by it
     together(lambda: open_study(base, folder) if rt.is_lead else None, rt.control)
     for seed in seeds:
         of_seed = folder / f"seed-{seed}"
@@ -55,7 +58,8 @@ def report_on(base: Config, *, quiet: bool = False) -> None:
     if not any(outcomes.values()):
         raise UserError("output_dir", folder, "holds no finished part", "run reproduce first")
     table = load_group_table(_first_start(folder))
-    grids = write_report(outcomes, base, table, folder)
+    with claim(folder / "report.md", base):  # tasks side by side end with the report of all
+        grids = write_report(outcomes, base, table, folder)
     if not quiet:
         console = build_console()
         for grid in grids:
@@ -73,39 +77,42 @@ def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
     for name in (START, *(arm.name for arm in ARMS)):
         outcomes[name] = {}
         for part in sorted(folder.glob(f"seed-*/{name}")):
-            run = RunDirectory(part)
-            if run.is_finished():
-                seed = int(part.parent.name.removeprefix("seed-"))
-                outcomes[name][seed] = outcome_of(run.history.read())
+            run, seed = RunDirectory(part), part.parent.name.removeprefix("seed-")
+            if seed.isdigit() and run.is_finished():
+                sources = sources_of(run)
+                outcomes[name][int(seed)] = outcome_of(run.history.read(), sources)
     return outcomes
 
 
 def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> Config:
     """Collective over all ranks: the settings of an arm, which earlier parts may decide."""
-    counts = together(
-        lambda: _count(arm, base, folder) if rt.is_lead else None,
-        rt.control,
+    counts = together(lambda: _count(arm, base, folder) if rt.is_lead else None, rt.control)
+    num_own, num_labeled, num_all, num_steps = broadcast_json(counts, rt.control)
+    steps_own, steps_shared = (
+        num_steps_of(num, base.train.batch_size) for num in (num_own, num_labeled)
     )
-    num_epochs, num_labeled, num_all = broadcast_json(counts, rt.control)
+    num_epochs = base.cotrain.num_epochs
+    if arm.steps_of:
+        num_epochs = math.ceil(num_steps / (steps_shared if arm.labels == "shared" else steps_own))
     config = arm_config(arm, base, seed, folder, num_epochs)
     if arm.begins == "all":
         return ceiling_config(config, folder, num_labeled, num_all)
+    if arm.begins == "shared" and arm.steps_of:
+        return with_longer_epochs(config, steps_shared / steps_own)
     return config
 
 
-def _count(arm: Arm, base: Config, folder: Path) -> tuple[int, int, int]:
-    """Epochs of Step 2, images of L_A and L_B, and of those and U; on one rank."""
+def _count(arm: Arm, base: Config, folder: Path) -> tuple[int, int, int, int]:
+    """On one rank: images of L_A; of L_A and L_B; of those and U; steps of `arm.steps_of`."""
     table = load_group_table(folder / START)
     num_own = len(table.sample_ids(Group.L_A))
     num_labeled = num_own + len(table.sample_ids(Group.L_B))
-    num_epochs = base.cotrain.num_epochs
+    num_steps = 0
     if arm.steps_of:
         num_steps = outcome_of(RunDirectory(folder / arm.steps_of).history.read()).num_steps
-        samples = num_labeled if arm.labels == "shared" else num_own
-        num_epochs = max(1, round(num_steps / num_steps_of(samples, base.train.batch_size)))
     if arm.begins == "all":
         _write_groups_of_ceiling(table, folder / GROUPS_OF_CEILING)
-    return num_epochs, num_labeled, num_labeled + len(_pool_with_labels(table))
+    return num_own, num_labeled, num_labeled + len(_pool_with_labels(table)), num_steps
 
 
 def _pool_with_labels(table: GroupTable) -> torch.Tensor:
@@ -118,6 +125,6 @@ def _write_groups_of_ceiling(table: GroupTable, file: Path) -> None:
     ids = _pool_with_labels(table)
     groups = table.groups.clone()
     groups[ids[0::2]], groups[ids[1::2]] = Group.L_A, Group.L_B
-    beside = file.with_suffix(".tmp")
+    beside = file.with_suffix(f".{os.getpid()}.tmp")  # tasks side by side write the same
     beside.write_bytes(replace(table, groups=groups).to_parquet())
     beside.rename(file)

@@ -23,10 +23,10 @@ class Outcome:
     best_epoch: dict[str, int]
     """Of each model: chosen on V, or without one on T."""
     chosen_on: str
+    num_steps_before: int
+    """Optimizer steps of A in Step 1; 0 where it begins pre-trained."""
     num_steps: int
     """Optimizer steps of A in Step 2."""
-    num_images: int
-    """Images that A has learned from in Step 2, repeats counted."""
     seconds: float
     """Of Step 2."""
     signs: dict[str, list[float | None]]
@@ -34,7 +34,9 @@ class Outcome:
     pool: list[dict[str, Any] | None]
     """By epoch: what both models called U, against its true labels."""
     right_by_class: dict[str, list[list[int]]]
-    """By epoch and role: for each class, images in R and right ones: [2][C] summed over epochs."""
+    """By role: images in R and right ones by the class they are given, [2][C] over all epochs."""
+    sources: list[str]
+    """Digests of the source that has trained it."""
 
     @property
     def last(self) -> dict[str, float]:
@@ -54,8 +56,9 @@ class Outcome:
         return {name: self.curve[name][self.best_epoch[name]] for name in MODELS}
 
 
-def outcome_of(history: History) -> Outcome:
+def outcome_of(history: History, sources: Sequence[str] = ()) -> Outcome:
     """The figures of a finished part."""
+    before = [r for r in history if r["phase"] == "pretrain" and r["role"] == "a"]
     records = [record for record in history if record["phase"] == "cotrain"]
     chosen_on = "validation" if "validation" in records[0] else "test"
     curve = {name: [100 * r["test"][name]["top1"] for r in records] for name in MODELS}
@@ -68,8 +71,8 @@ def outcome_of(history: History) -> Outcome:
         # The earliest of equals.
         best_epoch={name: values.index(max(values)) for name, values in judged.items()},
         chosen_on="V" if chosen_on == "validation" else "T",
+        num_steps_before=sum(record["num_steps"] for record in before),
         num_steps=sum(fit["num_steps"] for fit in fits),
-        num_images=sum(fit["num_samples"] for fit in fits),
         seconds=sum(record["seconds"] for record in records),
         signs=_signs(records),
         pool=[record["pool"] for record in records[1:]],
@@ -80,6 +83,7 @@ def outcome_of(history: History) -> Outcome:
             ]
             for role in ("a", "b")
         },
+        sources=list(sources),
     )
 
 
@@ -114,10 +118,13 @@ def common_seeds(outcomes: Outcomes, *arms: str) -> list[int]:
     return sorted(set.intersection(*(set(outcomes.get(arm, {})) for arm in arms)))
 
 
-def gain(outcomes: Outcomes, arm: str, over: str, name: str = "models") -> Interval | None:
-    """What an arm's last epoch gains over another's, paired by seed; None without a common seed."""
+def gain(outcomes: Outcomes, arm: str, over: str) -> Interval | None:
+    """What an arm's last epoch gains over another's, paired by seed; None without a common seed.
+
+    In points, mean of A and B.
+    """
     seeds = common_seeds(outcomes, arm, over)
     if not seeds:
         return None
-    differences = [outcomes[arm][s].last[name] - outcomes[over][s].last[name] for s in seeds]
-    return paired_interval(differences)
+    first, second = outcomes[arm], outcomes[over]
+    return paired_interval([first[s].last["models"] - second[s].last["models"] for s in seeds])

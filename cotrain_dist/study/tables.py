@@ -7,7 +7,7 @@ from statistics import mean
 from cotrain_dist.method.statistics import Interval, paired_interval
 from cotrain_dist.paper.published import PaperTable, paper_tables
 from cotrain_dist.reporting.grid import Grid
-from cotrain_dist.study.arms import ARMS, START, Arm
+from cotrain_dist.study.arms import ARMS, BY_NAME, START, Arm
 from cotrain_dist.study.results import (
     Outcome,
     Outcomes,
@@ -26,8 +26,9 @@ def summary(outcomes: Outcomes, setting: str) -> Grid:
     return Grid(
         f"Accuracy on T in %, {setting}, after the last epoch of Step 2",
         (
-            *("arm", "what it is", "paper A, B", "seeds", "A", "B", "ensemble", "mean recall"),
-            *("gain over none-own", "gain over one-model", "steps of A", "minutes"),
+            *("arm", "what it is", "paper A, B (epoch)", "seeds", "A", "B", "ensemble"),
+            *("mean recall", "gain over none-own", "gain over one-model"),
+            *("steps of A in Step 1 + Step 2", "minutes of Step 2"),
         ),
         rows,
     )
@@ -39,14 +40,16 @@ def _start_row(outcomes: Outcomes) -> list[str]:
     if not found:
         return [*row, NOT_RUN, *[""] * 8]
     cells = [_spread([o.first[name] for o in found]) for name in ("a", "b", "ensemble")]
-    return [*row, str(len(found)), *cells, _recall(found), "", "", "", ""]
+    return [*row, str(len(found)), *cells, _recall(found), "", "", _steps(START, outcomes), ""]
 
 
 def _summary_row(arm: Arm, outcomes: Outcomes) -> list[str]:
     found = list(outcomes.get(arm.name, {}).values())
     paper = paper_tables().get(arm.table)
     title = f"{arm.title} ({arm.stands_for})" if arm.stands_for else arm.title
-    row = [arm.name, title, "" if paper is None else f"{paper.a[-1]:.1f}, {paper.b[-1]:.1f}"]
+    row = [arm.name, title, ""]
+    if paper is not None:
+        row[2] = f"{paper.a[-1]:.1f}, {paper.b[-1]:.1f} ({paper.epochs[-1]})"
     if not found:
         return [*row, NOT_RUN, *[""] * 8]
     return [
@@ -56,9 +59,18 @@ def _summary_row(arm: Arm, outcomes: Outcomes) -> list[str]:
         _recall(found),
         "" if arm.name == "none-own" else show_interval(gain(outcomes, arm.name, "none-own")),
         "" if arm.name == "one-model" else show_interval(gain(outcomes, arm.name, "one-model")),
-        f"{mean(o.num_steps for o in found):.0f}",
+        _steps(arm.name, outcomes),
         f"{mean(o.seconds for o in found) / 60:.1f}",
     ]
+
+
+def _steps(name: str, outcomes: Outcomes) -> str:
+    """Mean over seeds of both steps; a pre-trained A brings those of its start."""
+    begun = found = list(outcomes[name].values())
+    if name != START and BY_NAME[name].begins == "pretrained":
+        begun = list(outcomes.get(START, {}).values())
+    before = f"{mean(o.num_steps_before for o in begun):.0f}" if begun else "?"
+    return f"{before} + {mean(o.num_steps for o in found):.0f}"
 
 
 def _recall(found: Sequence[Outcome]) -> str:
@@ -137,7 +149,7 @@ def _at_epoch(curves: Sequence[Sequence[float]], epoch: int) -> str:
     return _spread(values) if values else ""
 
 
-def verdict_table(found: Sequence[Verdict]) -> Grid:
+def verdict_table(found: Sequence[Verdict], setting: str) -> Grid:
     """Every claim with the paper's figure, the measured one and the verdict."""
     rows = [
         [
@@ -150,13 +162,13 @@ def verdict_table(found: Sequence[Verdict]) -> Grid:
         for verdict in found
     ]
     return Grid(
-        "Claims: points of accuracy on T, mean of A and B, last epoch",
+        f"Claims in points of accuracy on T, mean of A and B after the last epoch, {setting}",
         ("claim", "paper", "measured (95 % interval)", "seeds", "verdict"),
         rows,
     )
 
 
-def parts_of_gain(outcomes: Outcomes) -> Grid:
+def parts_of_gain(outcomes: Outcomes, setting: str) -> Grid:
     """How much is shared labels, how much exchange, how much ensembling."""
     rows = [
         [what, f"{arm} - {over}", show_interval(gain(outcomes, arm, over))]
@@ -165,6 +177,7 @@ def parts_of_gain(outcomes: Outcomes) -> Grid:
             ("exchanging R, labels own", "alternate-own", "none-own"),
             ("exchanging R, labels shared", "alternate-shared", "none-shared"),
             ("more steps, labels own", "none-own-steps", "none-own"),
+            ("many more steps, labels own", "none-own-more-steps", "none-own"),
             ("more steps, labels shared", "none-shared-steps", "none-shared"),
         )
     ]
@@ -172,4 +185,5 @@ def parts_of_gain(outcomes: Outcomes) -> Grid:
     gains = [first["ensemble"] - first["models"] for first in starts]
     averaging = ["averaging both models", "ensemble - mean of A and B, pre-trained"]
     rows.append([*averaging, show_interval(paired_interval(gains) if gains else None)])
-    return Grid("What the gain is made of, in points", ("part", "difference", "points"), rows)
+    title = f"What the gain is made of, in points, {setting}"
+    return Grid(title, ("part", "difference", "points"), rows)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,7 @@ def test_env_names_versions_and_launcher(
     assert cli.main(["env"]) == 0
     lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert lines["cotrain_dist"] == __version__
+    assert re.fullmatch("[0-9a-f]{12}", lines["source"])
     for name in ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors"):
         assert lines[name] == version(name)
     assert lines["SLURM_NTASKS"] == "4"

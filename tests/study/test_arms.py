@@ -1,12 +1,21 @@
 """The settings of every arm."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pytest
 from ranks import tiny_config
 
 from cotrain_dist.config.digest import flatten
-from cotrain_dist.study.arms import ARMS, BY_NAME, arm_config, ceiling_config, in_order
+from cotrain_dist.study.arms import (
+    ARMS,
+    BY_NAME,
+    arm_config,
+    ceiling_config,
+    in_order,
+    start_config,
+    with_longer_epochs,
+)
 
 BASE = tiny_config(Path("images"), Path("study"), pretrain={"num_epochs": 8})
 FREE = ("output_dir", "exchange", "exchange_parity", "labels", "seed", "data.groups_from")
@@ -34,11 +43,30 @@ def test_every_exchange_comes_with_both_kinds_of_labels_and_both_parities() -> N
     assert seen == expected
 
 
-def test_baselines_start_from_random_weights() -> None:
-    for name in ("one-model", "ceiling"):
+def test_what_step_two_would_do_does_not_touch_the_start() -> None:
+    changed = replace(
+        BASE,
+        exchange="peer",
+        exchange_parity="odd_own",
+        labels="shared",
+        pretrain=replace(BASE.pretrain, labels="shared"),
+    )
+    assert start_config(changed, 3, Path("s")) == start_config(BASE, 3, Path("s"))
+    assert start_config(BASE, 3, Path("s")).pretrain.labels == "own"
+
+
+def test_arms_begin_pre_trained_or_anew() -> None:
+    for arm in ARMS:
+        config = arm_config(arm, BASE, 0, Path("s"), 2)
+        begun = [config.model_a.init_from, config.model_b.init_from]
+        is_anew = arm.name in ("one-model", "one-model-steps", "ceiling")
+        assert begun == ([None, None] if is_anew else ["s/start/models/a", "s/start/models/b"])
+        assert config.pretrain.num_epochs == (8 if is_anew else 0)
+
+
+def test_baselines_learn_all_labels_from_the_start() -> None:
+    for name in ("one-model", "one-model-steps", "ceiling"):
         config = arm_config(BY_NAME[name], BASE, 0, Path("s"), 2)
-        assert config.model_a.init_from is None
-        assert config.pretrain.num_epochs == 8
         assert config.pretrain.labels == "shared"
         assert config.exchange == "none"
 
@@ -52,6 +80,26 @@ def test_the_ceiling_sees_as_many_images() -> None:
     assert config.data.groups_from == "s/groups-ceiling.parquet"
 
 
+@pytest.mark.parametrize(
+    ("pretrain", "cotrain", "num_all", "expected"),
+    [(100, 10, 200, (50, 5)), (8, 2, 300, (3, 0)), (60, 10, 7190, (1, 0)), (3, 3, 100, (3, 3))],
+)
+def test_the_ceiling_sees_as_many_images_as_whole_epochs_allow(
+    pretrain: int, cotrain: int, num_all: int, expected: tuple[int, int]
+) -> None:
+    base = replace(BASE, pretrain=replace(BASE.pretrain, num_epochs=pretrain))
+    config = arm_config(BY_NAME["ceiling"], base, 0, Path("s"), cotrain)
+    ceiling = ceiling_config(config, Path("s"), 100, num_all)
+    assert (ceiling.pretrain.num_epochs, ceiling.cotrain.num_epochs) == expected
+    assert abs(sum(expected) * num_all - (pretrain + cotrain) * 100) <= num_all / 2
+
+
+def test_longer_epochs_are_fewer_and_no_fewer_steps() -> None:
+    pretrain = replace(BASE.pretrain, num_epochs=9, warmup_epochs=3)
+    longer = with_longer_epochs(replace(BASE, pretrain=pretrain), 2.0).pretrain
+    assert (longer.num_epochs, longer.warmup_epochs) == (5, 1)
+
+
 def test_an_arm_brings_what_it_needs_and_runs_after_it() -> None:
     names = [arm.name for arm in in_order(["none-own-steps", "none-own"])]
-    assert names == ["none-own", "alternate-shared", "none-own-steps"]
+    assert names == ["none-own", "alternate-own", "none-own-steps"]

@@ -1,6 +1,7 @@
 """From histories to outcomes, tables and verdicts, by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from cotrain_dist.data.groups import GroupTable
 from cotrain_dist.data.sources.listing import listing_of
 from cotrain_dist.method.splits import Group
 from cotrain_dist.paper.published import paper_tables
-from cotrain_dist.study import tables
+from cotrain_dist.study import reasons, tables
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, common_seeds, gain, outcome_of
 from cotrain_dist.study.verdict import verdicts
@@ -69,7 +70,8 @@ def outcome(first: float, last: float, ensemble: float = 0.6) -> Outcome:
 def test_an_outcome_by_hand() -> None:
     found = outcome_of(
         [
-            {"phase": "pretrain", "epoch": 1},
+            {"phase": "pretrain", "epoch": 1, "role": "a", "num_steps": 7},
+            {"phase": "pretrain", "epoch": 1, "role": "b", "num_steps": 5},
             record(0, 0.4, 0.5, 0.6),
             record(1, 0.7, 0.4, 0.6),
             record(2, 0.6, 0.6, 0.8),
@@ -80,7 +82,7 @@ def test_an_outcome_by_hand() -> None:
     assert found.first["models"] == pytest.approx(45)
     assert found.best == pytest.approx({"a": 70, "b": 60, "ensemble": 80})
     assert (found.chosen_on, found.best_epoch["a"], found.best_epoch["b"]) == ("T", 1, 2)
-    assert (found.num_steps, found.num_images, found.seconds) == (20, 200, 18.0)
+    assert (found.num_steps_before, found.num_steps, found.seconds) == (7, 20, 18.0)
     assert found.recall["a"] == pytest.approx(30)
     assert found.right_by_class["a"] == [[4, 2], [2, 0]]
 
@@ -168,7 +170,7 @@ def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     titles = [line for line in text.splitlines() if line.startswith("#")]
     assert titles[0] == "# digits at 48 pixels (2 classes), test_resnet"
-    assert all("48 pixels" in t for t in titles if "Accuracy" in t or t.startswith("### Table"))
+    assert all("48 pixels" in title for title in titles)
     for name in ("figure-2", "figure-4", "exchange", "confidence"):
         for ending in (".png", ".svg"):
             assert (tmp_path / "figures" / f"{name}{ending}").stat().st_size > 1000
@@ -181,3 +183,27 @@ def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["outcomes"]["alternate-own"]["0"]["curve"]["a"] == pytest.approx([49.5, 59.5])
     assert {v["verdict"] for v in results["verdicts"]} == {"not run", "one seed, not decided"}
+
+
+def test_sources_of_the_parts_are_told_apart(tmp_path: Path) -> None:
+    outcomes = {
+        "start": {0: replace(outcome(0.5, 0.5), sources=["abc"])},
+        "none-own": {0: replace(outcome(0.5, 0.5), sources=["abc", "def"])},
+        "none-shared": {0: replace(outcome(0.5, 0.5), sources=["abc"])},
+    }
+    listing = listing_of("digits", ["0", "1"], ["cat", "dog"], [(1, "x"), (1, "y")])
+    table = GroupTable(listing, torch.full((2,), Group.U))
+    write_report(outcomes, Config(data=DataConfig(image_size=48)), table, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "\n- abc: start/0 none-shared/0\n- abc, def: none-own/0\n" in text
+
+
+def test_nothing_is_said_to_be_right_where_true_labels_are_unknown() -> None:
+    unknown = {f"selected_accuracy_{role}": None for role in "ab"} | {"pool": None}
+    unknown |= {f"selected_right_histogram_{role}": [0, 0] for role in "ab"}
+    found = outcome_of([record(0, 0.5, 0.5, 0.5), record(1, 0.5, 0.5, 0.5, **unknown)])
+    outcomes = {"alternate-own": {0: found}}
+    by_epoch = reasons.right_by_epoch("alternate-own", outcomes, "x")
+    assert by_epoch.rows == [["1", "3", "-", "50%", "-", "-"]]
+    by_class = reasons.right_by_class("alternate-own", outcomes, ["cat", "dog"], "x")
+    assert by_class.rows == [["cat", "66.7%", "-", "-", "-"], ["dog", "33.3%", "-", "-", "-"]]
