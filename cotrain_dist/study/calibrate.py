@@ -1,12 +1,10 @@
 """`calibrate`: the labeled share at which pre-trained models stand at a wanted accuracy on T."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
@@ -20,10 +18,10 @@ from cotrain_dist.reporting.console import build_console
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.reporting.run_directory import RunDirectory
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import broadcast_json, together
+from cotrain_dist.runtime.collectives import together
 from cotrain_dist.study.arms import step_one_alone
 from cotrain_dist.study.curve import draw_curve
-from cotrain_dist.study.parts import open_study, run_part
+from cotrain_dist.study.parts import on_lead, open_study, run_part
 from cotrain_dist.study.report import setting_of
 
 
@@ -67,17 +65,12 @@ def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> 
     folder = Path(base.output_dir)
     search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
     while True:
-        share = _on_lead(lambda: search.next_share() if search else None, rt)
+        share = on_lead(lambda: search.next_share() if search else None, rt)
         if share is None:
-            return bool(_on_lead(lambda: search.end(quiet) if search else None, rt))
+            return bool(on_lead(lambda: search.end(quiet) if search else None, rt))
         for draw in range(goal.num_draws):
             run_part(trial_config(base, share, draw, folder), rt, quiet=quiet)
-        _on_lead(partial(search.take, share) if search else lambda: None, rt)
-
-
-def _on_lead(work: Callable[[], Any], rt: Runtime) -> Any:
-    """Collective over all ranks: what the lead rank's work returns; a plain value for JSON."""
-    return broadcast_json(together(work, rt.control), rt.control)
+        on_lead(partial(search.take, share) if search else lambda: None, rt)
 
 
 def trial_config(base: Config, share: float, draw: int, folder: Path) -> Config:

@@ -3,9 +3,10 @@
 import fcntl
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import yaml
 
@@ -45,15 +46,22 @@ def open_study(base: Config, folder: Path) -> None:
             beside = settings.with_suffix(".tmp")
             beside.write_text(config_to_yaml(base))
             beside.rename(settings)
-    begun = flatten(yaml.safe_load(settings.read_text()))
-    for key, value in flatten(asdict(base)).items():
-        if value != begun.get(key) and not is_free_on_resume(key) and key not in DECIDED_BY_ARM:
+    for key, value, before in _changed(base, settings):
+        if key not in DECIDED_BY_ARM:
             raise UserError(
                 key,
                 value,
-                f"the study in {folder} was begun with {begun.get(key)}",
+                f"the study in {folder} was begun with {before}",
                 "go on with that, or name another output_dir",
             )
+
+
+def _changed(config: Config, saved: Path) -> Iterator[tuple[str, Any, Any]]:
+    """Keys that decide a result and differ from a YAML file of settings: now, and there."""
+    begun = flatten(yaml.safe_load(saved.read_text()))
+    for key, value in flatten(asdict(config)).items():
+        if value != begun.get(key) and not is_free_on_resume(key):
+            yield key, value, begun.get(key)
 
 
 def _is_study(folder: Path) -> bool:
@@ -88,11 +96,16 @@ def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
     """
     run = RunDirectory(Path(config.output_dir))
     held = together(lambda: claim(run.path, config) if rt.is_lead else None, rt.control)
-    state = broadcast_json(_state_of(run) if rt.is_lead else None, rt.control)
+    state = on_lead(lambda: _state_of(run, config), rt)
     if state != "finished":
         train_on(rt, config, resume=state == "begun", quiet=quiet)
     if held is not None:
         held.close()
+
+
+def on_lead(work: Callable[[], Any], rt: Runtime) -> Any:
+    """Collective over all ranks: what work gives on the lead rank alone; a plain value for JSON."""
+    return broadcast_json(together(lambda: work() if rt.is_lead else None, rt.control), rt.control)
 
 
 def claim(path: Path, config: Config) -> TextIO:
@@ -126,8 +139,17 @@ def sources_of(run: RunDirectory) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _state_of(run: RunDirectory) -> str:
-    """finished, begun or new."""
+def _state_of(run: RunDirectory, config: Config) -> str:
+    """finished, begun or new; raises UserError for one begun with other settings."""
     if run.is_finished():
         return "finished"
-    return "begun" if run.is_run() else "new"
+    if not run.is_run():
+        return "new"
+    for key, value, before in _changed(config, run.config):
+        raise UserError(
+            key,
+            value,
+            f"{run.path} was begun with {before}",
+            "move the study back to where it was begun, or delete this part",
+        )
+    return "begun"

@@ -16,7 +16,7 @@ from cotrain_dist.method.steps import num_steps_of
 from cotrain_dist.reporting.console import build_console
 from cotrain_dist.reporting.run_directory import RunDirectory
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import broadcast_json, together
+from cotrain_dist.runtime.collectives import together
 from cotrain_dist.study.arms import (
     ARMS,
     GROUPS_OF_CEILING,
@@ -28,7 +28,7 @@ from cotrain_dist.study.arms import (
     start_config,
     with_longer_epochs,
 )
-from cotrain_dist.study.parts import claim, open_study, run_part, sources_of
+from cotrain_dist.study.parts import claim, on_lead, open_study, run_part, sources_of
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
 
@@ -86,8 +86,8 @@ def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
 
 def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> Config:
     """Collective over all ranks: the settings of an arm, which earlier parts may decide."""
-    counts = together(lambda: _count(arm, base, folder) if rt.is_lead else None, rt.control)
-    num_own, num_labeled, num_all, num_steps = broadcast_json(counts, rt.control)
+    counts = on_lead(lambda: _count(arm, base, folder), rt)
+    num_own, num_labeled, num_all, num_steps = counts
     steps_own, steps_shared = (
         num_steps_of(num, base.train.batch_size) for num in (num_own, num_labeled)
     )

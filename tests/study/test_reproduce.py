@@ -145,6 +145,19 @@ def test_another_study_is_not_continued(study: Config, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
+def test_a_part_that_was_begun_elsewhere_says_so(study: Config, tmp_path: Path) -> None:
+    config = replace(study, output_dir=str(tmp_path / "study"))
+    with pytest.raises(RanksFailed):
+        run_ranks(_reproduce_until_killed, 1, tmp_path, config, ["alternate-shared"])
+    moved = (tmp_path / "study").rename(tmp_path / "moved")
+    (error,) = run_ranks(
+        _reproduce, 1, tmp_path, replace(study, output_dir=str(moved)), ["alternate-shared"]
+    )
+    assert error.startswith(f"model_a.init_from: {moved}/seed-0/start/models/a: ")
+    assert "was begun with" in error
+    assert error.endswith("move the study back to where it was begun, or delete this part.")
+
+
 def test_report_only_writes_the_report_anew(
     study: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
