@@ -1,5 +1,6 @@
 """The settings of every arm."""
 
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -98,6 +99,12 @@ def test_longer_epochs_are_fewer_and_no_fewer_steps() -> None:
     pretrain = replace(BASE.pretrain, num_epochs=9, warmup_epochs=3)
     longer = with_longer_epochs(replace(BASE, pretrain=pretrain), 2.0).pretrain
     assert (longer.num_epochs, longer.warmup_epochs) == (5, 1)
+
+
+def test_the_docs_name_every_arm() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
+    named = {word for word in re.findall("`([a-z][a-z-]*)`", text) if "-" in word or word == "ceiling"}
+    assert {arm.name for arm in ARMS} == named
 
 
 def test_an_arm_brings_what_it_needs_and_runs_after_it() -> None:
