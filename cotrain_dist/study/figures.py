@@ -53,7 +53,7 @@ def save_figure(figure: Any, path: Path) -> Path:
     return path.with_suffix(".png")
 
 
-def _panels(num_panels: int) -> tuple[Any, list[Any]]:
+def _panels(num_panels: int, *, sharey: bool = False) -> tuple[Any, list[Any]]:
     import matplotlib.pyplot as plt
 
     num_columns = 2 if num_panels == 4 else min(num_panels, 3)
@@ -63,6 +63,7 @@ def _panels(num_panels: int) -> tuple[Any, list[Any]]:
         num_columns,
         figsize=(4.6 * num_columns, 3.5 * num_rows),
         squeeze=False,
+        sharey=sharey,
         layout="constrained",
     )
     panels = list(axes.flat)
@@ -84,7 +85,7 @@ def _curves_beside_paper(number: str, outcomes: Outcomes, setting: str) -> Any:
     """A panel a reading: A, B and the ensemble over epochs, the paper's curves thin."""
     paper = paper_tables()[number]
     arms = [arm for arm in ARMS if arm.table == number and outcomes.get(arm.name)]
-    figure, panels = _panels(len(arms))
+    figure, panels = _panels(len(arms), sharey=True)
     for arm, panel in zip(arms, panels, strict=True):
         for role, values in (("a", paper.a), ("b", paper.b)):
             label = f"paper {role.upper()}"

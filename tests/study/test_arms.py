@@ -103,7 +103,9 @@ def test_longer_epochs_are_fewer_and_no_fewer_steps() -> None:
 
 def test_the_docs_name_every_arm() -> None:
     text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text()
-    named = {word for word in re.findall("`([a-z][a-z-]*)`", text) if "-" in word or word == "ceiling"}
+    named = {
+        word for word in re.findall("`([a-z][a-z-]*)`", text) if "-" in word or word == "ceiling"
+    }
     assert {arm.name for arm in ARMS} == named
 
 
