@@ -185,5 +185,5 @@ def parts_of_gain(outcomes: Outcomes, setting: str) -> Grid:
     gains = [first["ensemble"] - first["models"] for first in starts]
     averaging = ["averaging both models", "ensemble - mean of A and B, pre-trained"]
     rows.append([*averaging, show_interval(paired_interval(gains) if gains else None)])
-    title = f"What the gain is made of, in points, {setting}"
+    title = f"Where the gain comes from: differences in points, {setting}"
     return Grid(title, ("part", "difference", "points"), rows)
