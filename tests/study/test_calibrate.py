@@ -84,7 +84,8 @@ def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> N
     assert found["ending"].startswith("out of reach")
     assert found["trials"][-1]["share"] == 0.3749  # of 20: 7 each beside 5 of T, one for U
     text = (tmp_path / "study" / "calibration.md").read_text()
-    assert "all trials lie below the target, the nearest is 0." in text
+    nearest = found["chosen"]["share"]
+    assert f"all trials lie below the target, the nearest is {nearest:.4f} (" in text
 
 
 @pytest.mark.parametrize(

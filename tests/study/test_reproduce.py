@@ -81,6 +81,9 @@ def test_every_part_has_run_and_is_reported(study: Config) -> None:
     assert {arm for arm, by_seed in outcomes.items() if by_seed} == {"start", *ARMS}
     steps = {arm: by_seed["0"]["num_steps"] for arm, by_seed in outcomes.items() if by_seed}
     assert steps["none-shared-steps"] >= steps["alternate-shared"]
+    before = {arm: by_seed["0"]["num_steps_before"] for arm, by_seed in outcomes.items() if by_seed}
+    assert before["start"] <= before["one-model-steps"] < before["one-model"]
+    assert steps["one-model-steps"] >= steps["alternate-shared"]
     assert steps["alternate-shared"] > steps["none-own"]
     begun = {tuple(outcomes[arm]["0"]["curve"][n][0] for n in "ab") for arm in ("start", *ARMS[:3])}
     assert len(begun) == 1, "all conditions start from the same A and B"
