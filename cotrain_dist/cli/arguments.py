@@ -1,10 +1,11 @@
 """Arguments of the commands that take few: argparse, with errors as everywhere else."""
 
 import argparse
+import difflib
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from cotrain_dist.cli.parsing import is_key
+from cotrain_dist.cli.parsing import describe_keys, is_key
 from cotrain_dist.errors import UserError
 
 
@@ -13,6 +14,16 @@ class Arguments(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # type: ignore[override]
+        """As argparse's; an option of two words answers to `--two_words` and to `--two-words`."""
+        spellings = list(names)
+        if names[0].startswith("--"):
+            words = names[0].removeprefix("--").replace("-", "_")
+            spellings += [f"--{words}", f"--{words.replace('_', '-')}"]
+        action = super().add_argument(*dict.fromkeys(spellings), **options)
+        action.option_strings = [name for name in names if name.startswith("-")]  # in the help
+        return action
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing the usage."""
@@ -32,4 +43,13 @@ class Arguments(argparse.ArgumentParser):
             if not equals and words and not words[0].startswith("--"):
                 settings.append(words.pop(0))
         namespace, unknown = self.parse_known_args(own)
+        for word in unknown:
+            self._check_spelling(word.partition("=")[0])
         return namespace, settings + unknown
+
+    def _check_spelling(self, word: str) -> None:
+        """Raise where an unknown option looks like one of this command more than like a key."""
+        known = [*self._option_string_actions, *(f"--{key.name}" for key in describe_keys())]
+        near = difflib.get_close_matches(word, known, n=1)
+        if word.startswith("--") and near and near[0] in self._option_string_actions:
+            raise UserError("command line", word, "no such option", f"did you mean {near[0]}")

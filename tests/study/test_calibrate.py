@@ -96,6 +96,9 @@ def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> N
         (["--draws", "0"], "--draws: 0: must be at least 1"),
         (["--max_trials", "0"], "--max_trials: 0: must be at least 1"),
         (["--max_trials", "x"], "command line: cotrain-dist calibrate: argument --max_trials"),
+        (["--target-accuracy", "50"], "--target_accuracy: 50.0: must lie between 0 and 1"),
+        (["--target_acuracy=0.5"], "command line: --target_acuracy: no such option; did you mean"),
+        (["--sead", "1"], "sead: 1: no such key; did you mean seed."),
     ],
 )
 def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
