@@ -114,7 +114,7 @@ def _line(panel: Any, curves: Sequence[Sequence[float]], first: int, color: str,
 
 
 SIGNS = (
-    ("images in R (a model)", ("num_selected_a", "num_selected_b"), 1.0),
+    ("images in R", ("num_selected_a", "num_selected_b"), 1.0),
     ("R labeled right, %", ("selected_accuracy_a", "selected_accuracy_b"), 100.0),
     ("A and B agree on U, %", ("agreement_rate",), 100.0),
     ("calibration error on T, %", ("calibration_error_a", "calibration_error_b"), 100.0),
@@ -122,21 +122,25 @@ SIGNS = (
 
 
 def _signs(arms: Sequence[str], outcomes: Outcomes, setting: str) -> Any:
-    """What the exchange of every arm looks like over the epochs, mean over seeds and models."""
+    """What the exchange of every arm looks like over the epochs, mean over seeds."""
     figure, panels = _panels(len(SIGNS))
     for (title, keys, scale), panel in zip(SIGNS, panels, strict=True):
-        for arm in arms:
-            curve = _mean_by_epoch(list(outcomes[arm].values()), keys)
-            values = [math.nan if value is None else scale * value for value in curve]
-            panel.plot(range(1, len(values) + 1), values, label=arm)
+        for number, arm in enumerate(arms):
+            for key, style in zip(keys, ("-", "--"), strict=False):
+                curve = _mean_by_epoch(list(outcomes[arm].values()), key)
+                values = [math.nan if value is None else scale * value for value in curve]
+                label = arm if style == "-" else None
+                panel.plot(
+                    range(1, len(values) + 1), values, style, color=f"C{number}", label=label
+                )
         _label(panel, title, "epoch of Step 2", "")
     panels[0].legend(fontsize=7)
-    figure.suptitle(f"The exchange: {setting}", fontsize=10)
+    figure.suptitle(f"The exchange (A solid, B dashed): {setting}", fontsize=10)
     return figure
 
 
-def _mean_by_epoch(found: Sequence[Outcome], keys: Sequence[str]) -> list[float | None]:
-    curves = [outcome.signs[key] for outcome in found for key in keys]
+def _mean_by_epoch(found: Sequence[Outcome], key: str) -> list[float | None]:
+    curves = [outcome.signs[key] for outcome in found]
     means = []
     for column in zip(*curves, strict=False):
         known = [value for value in column if value is not None]

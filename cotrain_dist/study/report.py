@@ -24,7 +24,8 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
     setting = setting_of(base, len(table.class_names))
     found = verdicts(outcomes)
     main = [tables.summary(outcomes, setting), tables.verdict_table(found, setting)]
-    further = [tables.parts_of_gain(outcomes, setting), tables.best_epochs(outcomes, setting)]
+    further = [tables.parts_of_gain(outcomes, setting), tables.readings(outcomes, setting)]
+    further.append(tables.best_epochs(outcomes, setting))
     further += [tables.paper_shape(number, outcomes, setting) for number in paper_tables()]
     for arm in [name for name in FOR_REASONS if outcomes.get(name)][:1]:
         further.append(reasons.right_by_epoch(arm, outcomes, setting))

@@ -187,3 +187,22 @@ def parts_of_gain(outcomes: Outcomes, setting: str) -> Grid:
     rows.append([*averaging, show_interval(paired_interval(gains) if gains else None)])
     title = f"Where the gain comes from: differences in points, {setting}"
     return Grid(title, ("part", "difference", "points"), rows)
+
+
+def readings(outcomes: Outcomes, setting: str) -> Grid:
+    """Which reading of Conditions 1 and 2 comes closest: those with most of the paper's gain."""
+    papers = paper_tables()
+    rows: list[tuple[str, float, list[str]]] = []
+    for arm in ARMS:
+        found = gain(outcomes, arm.name, "none-own")
+        if arm.table not in ("3", "4") or found is None:
+            continue
+        published = papers[arm.table].last - papers["2"].last
+        share = found.mean / published
+        cells = [f"{published:+.1f}", show_interval(found), f"{share:.0%}"]
+        rows.append((arm.table, -share, [arm.stands_for, arm.name, *cells]))
+    return Grid(
+        f"Readings of the paper, the closest first: points over none-own, {setting}",
+        ("reading", "arm", "paper", "measured (95 % interval)", "share of the paper's"),
+        [cells for *_, cells in sorted(rows)],
+    )

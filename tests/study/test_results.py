@@ -156,6 +156,20 @@ def test_tables_show_what_was_not_run() -> None:
     assert "T chose the epoch" in tables.best_epochs(outcomes, "x at 8 pixels").title
 
 
+def test_the_closest_reading_comes_first() -> None:
+    outcomes = {
+        "none-own": {0: outcome(0.5, 0.5)},
+        "peer-own": {0: outcome(0.5, 0.52)},
+        "none-shared": {0: outcome(0.5, 0.552)},
+        "alternate-own": {0: outcome(0.5, 0.6)},
+        "one-model": {0: outcome(0.5, 0.7)},
+    }
+    rows = tables.readings(outcomes, "x").rows
+    assert [row[1] for row in rows] == ["none-shared", "peer-own", "alternate-own"]
+    assert rows[0] == ["Condition 1, third reading", "none-shared", "+10.4", "+5.2", "50%"]
+    assert rows[2][2:] == ["+14.3", "+10.0", "70%"]
+
+
 def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
     outcomes = {
         "start": {0: outcome(0.5, 0.5)},
