@@ -33,7 +33,8 @@ The rule, part of the code before any run: differences are paired by seed; at {M
 more, a gain "holds" where its {CONFIDENCE:.0%} t interval lies above 0 and its mean reaches
 {SHARE_OF_PAPER:.0%} of the paper's gain ({SMALLEST_GAIN:.0f} point where the paper gives none);
 "holds in direction, but smaller" where the interval lies above 0 and the mean is smaller; "does not
-hold" where the interval reaches 0 and stays below that limit. Table 2 holds where the interval lies
+hold" where the interval begins at 0 or below and ends below that limit, so also where it lies below
+0, and the opposite is seen; otherwise it is not decided. Table 2 holds where the interval lies
 within {FLAT_POINTS:.0f} points of no change. The paper's figures are those of its last epochs: 10
 in Table 2, 20 in Tables 3 and 4. All seeds draw their groups from the same images and the claims
 are many, so these intervals are narrower than those of new data would be.
