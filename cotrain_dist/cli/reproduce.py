@@ -18,15 +18,16 @@ def run(arguments: Sequence[str]) -> int:
         "Run all conditions from the same groups and models; what has finished is kept. "
         "Takes train's keys too.",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds (default 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")
     parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
     parser.add_argument("--report_only", action="store_true", help="write the report, run nothing")
     own, settings = parser.parse_with_settings(arguments)
-    if min(own.seeds) < 0 or len(set(own.seeds)) < len(own.seeds):
-        raise UserError(
-            "--seeds", own.seeds, "must be different whole numbers, not negative", "try 0 1 2"
-        )
     config = parse_config(settings, PROG)
+    seeds = own.seeds or [config.seed]
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(
+            "--seeds", seeds, "must be different whole numbers, not negative", "try 0 1 2"
+        )
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import BY_NAME
@@ -47,6 +48,6 @@ def run(arguments: Sequence[str]) -> int:
     check_settings(config)
     end_on_signal()
     rt = start_world(config)
-    reproduce(config, own.seeds, own.arms or list(BY_NAME), rt)
+    reproduce(config, seeds, own.arms or list(BY_NAME), rt)
     rt.close()
     return 0

@@ -77,6 +77,25 @@ def next_share(
     return min(max(share, smallest), largest)
 
 
+def farther_share(
+    share: float, trials: Sequence[Trial], target: float, smallest: float, largest: float
+) -> float | None:
+    """A share a little beyond `share`, towards a target that no trial has passed yet.
+
+    For shares that would label as many images as one tried before. None between two trials that
+    bracket the target, and at the limit.
+    """
+    found = bracket_of(trials, target)
+    if None not in (found.below, found.above):
+        return None
+    limit = largest if found.above is None else smallest
+    if share == limit:
+        return None
+    step: float = FIRST_FACTOR**NEAR
+    farther = share * step if found.above is None else share / step
+    return min(max(farther, smallest), largest)
+
+
 def _meeting(low: Trial, high: Trial, target: float) -> float:
     """The share at which the line through two trials reaches the target."""
     rise = _logit(high.mean) - _logit(low.mean)

@@ -81,7 +81,10 @@ def labeled_limits(class_sizes: Sequence[int], shares: Shares) -> tuple[float, f
     class_sizes: images of each class. `shares.labeled` is not looked at. Raises UserError where no
     fraction does.
     """
+    fixed = [share for share in (shares.test, shares.validation) if isinstance(share, float)]
+    # Rounding may fill the groups of small classes although the fractions take more than all.
     steps = [step / 10_000 for step in range(1, 5_000)]
+    steps = [share for share in steps if sum(fixed) + 2 * share < 1.0 - 1e-9]
     possible = [
         share
         for share in steps

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -37,6 +37,8 @@ from cotrain_dist.runtime.source import source_digest
 from cotrain_dist.runtime.tracking import check_tracker, start_tracker, stop_tracker, track_record
 from cotrain_dist.types import ROLES, Role
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
 
 
@@ -62,10 +64,10 @@ class Runtime:
         return torch.device(self.accelerator.device)
 
     @property
-    def precision(self) -> str:
-        """fp32, bf16 or fp16: what autocast runs in."""
+    def precision(self) -> Precision:
+        """What autocast runs in."""
         mixed = str(self.accelerator.mixed_precision)
-        return "fp32" if mixed == "no" else mixed
+        return cast(Precision, "fp32" if mixed == "no" else mixed)
 
     @property
     def global_rank(self) -> int:

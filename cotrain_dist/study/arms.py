@@ -192,12 +192,11 @@ def arm_config(arm: Arm, base: Config, seed: int, folder: Path, num_epochs: int)
     return replace(config, pretrain=replace(base.pretrain, labels="shared"))
 
 
-def with_longer_epochs(config: Config, factor: float) -> Config:
-    """Step 1 in fewer epochs, each `factor` times as long: at least the steps of before."""
-    pretrain = config.pretrain
-    num_epochs = math.ceil(pretrain.num_epochs / factor)
-    warmup = int(pretrain.warmup_epochs / factor)
-    return replace(config, pretrain=replace(pretrain, num_epochs=num_epochs, warmup_epochs=warmup))
+def with_num_epochs(config: Config, num_epochs: int) -> Config:
+    """Step 1 in another number of epochs; the warm-up keeps its share of them."""
+    warmup = config.pretrain.warmup_epochs * num_epochs // config.pretrain.num_epochs
+    pretrain = replace(config.pretrain, num_epochs=num_epochs, warmup_epochs=warmup)
+    return replace(config, pretrain=pretrain)
 
 
 def ceiling_config(config: Config, folder: Path, num_labeled: int, num_all: int) -> Config:
@@ -208,11 +207,9 @@ def ceiling_config(config: Config, folder: Path, num_labeled: int, num_all: int)
     """
     factor = num_all / num_labeled
     num_epochs = round((config.pretrain.num_epochs + config.cotrain.num_epochs) / factor)
-    longer = with_longer_epochs(config, factor)
-    cotrain = replace(
-        config.cotrain,
-        num_epochs=max(0, num_epochs - longer.pretrain.num_epochs),
-        warmup_epochs=int(config.cotrain.warmup_epochs / factor),
-    )
+    longer = with_num_epochs(config, math.ceil(config.pretrain.num_epochs / factor))
+    num_left = max(0, num_epochs - longer.pretrain.num_epochs)
+    warmup = min(int(config.cotrain.warmup_epochs / factor), max(0, num_left - 1))
+    cotrain = replace(config.cotrain, num_epochs=num_left, warmup_epochs=warmup)
     data = replace(config.data, groups_from=str(folder / GROUPS_OF_CEILING))
     return replace(longer, data=data, cotrain=cotrain)

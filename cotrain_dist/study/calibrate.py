@@ -8,20 +8,26 @@ from statistics import mean, stdev
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.groups import draw_group_table, shares_of
+from cotrain_dist.data.groups import GROUPS_FILE, draw_group_table, shares_of
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, Listing
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.calibration import Trial, bracket_of, nearest, next_share
+from cotrain_dist.method.calibration import (
+    Trial,
+    bracket_of,
+    farther_share,
+    nearest,
+    next_share,
+)
 from cotrain_dist.method.splits import Group, labeled_limits
 from cotrain_dist.reporting.console import build_console
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.reporting.run_directory import RunDirectory
-from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.accelerator import Precision, Runtime
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.study.arms import step_one_alone
 from cotrain_dist.study.curve import draw_curve
-from cotrain_dist.study.parts import on_lead, open_study, run_part
+from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part
 from cotrain_dist.study.report import setting_of
 
 
@@ -63,7 +69,8 @@ def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> 
     the same T. Returns whether a share was found.
     """
     folder = Path(base.output_dir)
-    search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
+    begin = partial(_Search, base, goal, rt.precision)
+    search = together(lambda: begin() if rt.is_lead else None, rt.control)
     while True:
         share = on_lead(lambda: search.next_share() if search else None, rt)
         if share is None:
@@ -86,7 +93,7 @@ def trial_config(base: Config, share: float, draw: int, folder: Path) -> Config:
 class _Search:
     """The search on the lead rank: what has been tried, what comes next, how it ended."""
 
-    def __init__(self, base: Config, goal: Goal) -> None:
+    def __init__(self, base: Config, goal: Goal, precision: Precision) -> None:
         self._base, self._goal = base, goal
         self._folder = Path(base.output_dir)
         self._listing = list_images(base.data)
@@ -95,7 +102,8 @@ class _Search:
         self._trials: list[Trial] = []
         self._sizes: set[int] = set()
         self._ending = ""
-        open_study(base, self._folder)
+        open_study(base, self._folder, precision)
+        check_images(self._listing, base, self._folder.glob(f"share-*/draw-*/{GROUPS_FILE}"))
 
     def next_share(self) -> float | None:
         """The next share to train, or None at the end."""
@@ -110,14 +118,17 @@ class _Search:
             self._ending = "the budget of trials is spent"
             return None
         share = next_share(self._trials, goal.target, *self._limits)
+        while share is not None and self._num_labeled(round(share, 4)) in self._sizes:
+            share = farther_share(share, self._trials, goal.target, *self._limits)
         if share is None:
-            self._ending = "out of reach: the target lies beyond the shares that the data allow"
+            bracket = bracket_of(self._trials, goal.target)
+            self._ending = (
+                "out of reach: the target lies beyond the shares that the data allow"
+                if None in (bracket.below, bracket.above)
+                else "the next share would label as many images as one tried already"
+            )
             return None
-        share = round(share, 4)
-        if self._num_labeled(share) in self._sizes:
-            self._ending = "the next share would label as many images as one tried already"
-            return None
-        return share
+        return round(share, 4)
 
     def _first_share(self) -> float:
         data = self._base.data
@@ -203,12 +214,18 @@ def describe(found: Calibration) -> str:
     """The end of the search in a sentence or two."""
     bracket, chosen = bracket_of(found.trials, found.goal.target), found.chosen
     if not found.is_reached:
-        side = "below" if bracket.above is None else "above"
-        return f"{found.ending}: all trials lie {side} the target, the nearest is {_show(chosen)}."
-    text = f"share {_show(chosen)}: {found.ending}."
-    if bracket.below is not None and bracket.above is not None:
-        text += f" Neighbors: {_show(bracket.below)} and {_show(bracket.above)}."
-    return text
+        side = (
+            "all trials lie below the target"
+            if bracket.above is None
+            else "the smallest share tried lies above the target"
+        )
+        return f"{found.ending}: {side}, the nearest is {_show(chosen)}."
+    neighbors = [
+        _show(trial) if trial else f"none tried {side}"
+        for side, trial in (("below", bracket.below), ("above", bracket.above))
+    ]
+    around = " and ".join(neighbors)
+    return f"share {_show(chosen)}: {found.ending}. Neighbors of the target: {around}."
 
 
 def _show(trial: Trial) -> str:

@@ -25,10 +25,11 @@ def draw_curve(trials: Sequence[Trial], target: float, title: str, folder: Path)
         capsize=3,
         label="trials: mean and deviation of A and B",
     )
-    low, high = math.log(min(shares) / 1.2), math.log(max(shares) * 1.2)
-    points = [math.exp(low + (high - low) * i / NUM_POINTS) for i in range(NUM_POINTS + 1)]
-    fitted = [100 * fitted_accuracy(trials, share) for share in points]
-    panel.plot(points, fitted, lw=1, label="fitted curve")
+    if len(shares) > 1:  # through one point no curve is fitted
+        low, high = math.log(min(shares) / 1.2), math.log(max(shares) * 1.2)
+        points = [math.exp(low + (high - low) * i / NUM_POINTS) for i in range(NUM_POINTS + 1)]
+        fitted = [100 * fitted_accuracy(trials, share) for share in points]
+        panel.plot(points, fitted, lw=1, label="fitted curve")
     panel.axhline(100 * target, color="gray", ls="--", lw=0.8, label="target")
     panel.set_xscale("log")
     panel.set_xticks(shares, [f"{100 * share:.3g}" for share in shares])

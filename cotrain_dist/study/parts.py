@@ -3,8 +3,8 @@
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,9 +13,11 @@ import yaml
 from cotrain_dist.config import Config
 from cotrain_dist.config.digest import flatten, is_free_on_resume
 from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.data.sources.listing import Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.reporting.run_directory import RunDirectory
-from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.accelerator import Precision, Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.training.train import train_on
 
@@ -29,8 +31,12 @@ DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.lab
 """Settings that every part is given by its arm or its seed."""
 
 
-def open_study(base: Config, folder: Path) -> None:
-    """Make the study's folder, or check that it was begun with the same settings; on one rank."""
+def open_study(base: Config, folder: Path, precision: Precision) -> None:
+    """Make the study's folder, or check that it was begun with the same settings; on one rank.
+
+    precision: the one that `auto` has come to; parts of one study share it.
+    """
+    base = replace(base, precision=precision)
     check_settings(base)
     if folder.exists() and not _is_study(folder):
         raise UserError(
@@ -53,6 +59,23 @@ def open_study(base: Config, folder: Path) -> None:
                 value,
                 f"the study in {folder} was begun with {before}",
                 "go on with that, or name another output_dir",
+            )
+
+
+def check_images(listing: Listing, base: Config, others: Iterable[Path]) -> None:
+    """Raise UserError where another part of the study was drawn from other images; on one rank.
+
+    others: their groups.parquet, of which the first one counts. `data.root` may change, as the
+    images may have moved, but what is in it may not.
+    """
+    for groups in sorted(others)[:1]:
+        begun = load_group_table(groups).listing
+        if (begun.paths, begun.digests) != (listing.paths, listing.digests):
+            raise UserError(
+                "data.root",
+                base.data.root or base.data.source,
+                f"holds other images than those of {groups.parent}",
+                "give those, delete the part with the wrong ones, or name another output_dir",
             )
 
 

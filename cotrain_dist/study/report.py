@@ -20,7 +20,7 @@ FOR_REASONS = ("alternate-shared", "alternate-own")
 
 
 def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Path) -> list[Grid]:
-    """Write the files; returns the tables that the console shows."""
+    """Write the files; returns all tables, for the console."""
     setting = setting_of(base, len(table.class_names))
     found = verdicts(outcomes)
     main = [tables.summary(outcomes, setting), tables.verdict_table(found, setting)]
@@ -49,7 +49,7 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
         },
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
-    return [*main, further[0]]
+    return [*main, *further]
 
 
 def _sources(outcomes: Outcomes) -> str:

@@ -3,13 +3,14 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from cotrain_dist.config import Config
-from cotrain_dist.data.groups import GroupTable, load_group_table
+from cotrain_dist.data.groups import GROUPS_FILE, GroupTable, load_group_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group
 from cotrain_dist.method.steps import num_steps_of
@@ -26,9 +27,16 @@ from cotrain_dist.study.arms import (
     ceiling_config,
     in_order,
     start_config,
-    with_longer_epochs,
+    with_num_epochs,
 )
-from cotrain_dist.study.parts import claim, on_lead, open_study, run_part, sources_of
+from cotrain_dist.study.parts import (
+    check_images,
+    claim,
+    on_lead,
+    open_study,
+    run_part,
+    sources_of,
+)
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
 
@@ -42,24 +50,33 @@ def reproduce(
     are never run again, a part that was killed goes on where it stood.
     """
     folder = Path(base.output_dir).absolute()  # parts name each other by it
-    together(lambda: open_study(base, folder) if rt.is_lead else None, rt.control)
+    on_lead(lambda: open_study(base, folder, rt.precision), rt)
     for seed in seeds:
         of_seed = folder / f"seed-{seed}"
         run_part(start_config(base, seed, of_seed), rt, quiet=quiet)
+        on_lead(partial(_check_start, of_seed / START, base), rt)
         for arm in in_order(list(arms)):
+            if arm.begins == "all" and not on_lead(partial(_knows_labels_of_pool, of_seed), rt):
+                continue  # the report says "not run"
             run_part(_config_of(arm, base, seed, of_seed, rt), rt, quiet=quiet)
         together(lambda: report_on(base, quiet=quiet) if rt.is_lead else None, rt.control)
+
+
+def _check_start(start: Path, base: Config) -> None:
+    """Raise UserError where this seed's images are not those of the other seeds."""
+    all_seeds = set(start.parent.parent.glob(f"seed-*/{START}/{GROUPS_FILE}"))
+    check_images(load_group_table(start).listing, base, all_seeds - {start / GROUPS_FILE})
 
 
 def report_on(base: Config, *, quiet: bool = False) -> None:
     """Write tables, figures and verdicts from what has finished; on one rank."""
     folder = Path(base.output_dir)
-    outcomes = finished_outcomes(folder)
-    if not any(outcomes.values()):
+    if not any(finished_outcomes(folder).values()):
         raise UserError("output_dir", folder, "holds no finished part", "run reproduce first")
     table = load_group_table(_first_start(folder))
-    with claim(folder / "report.md", base):  # tasks side by side end with the report of all
-        grids = write_report(outcomes, base, table, folder)
+    with claim(folder / "report.md", base):
+        # Read under the lock: of tasks side by side, the last one reports what all have finished.
+        grids = write_report(finished_outcomes(folder), base, table, folder)
     if not quiet:
         console = build_console()
         for grid in grids:
@@ -84,40 +101,71 @@ def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
     return outcomes
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """What earlier parts of a seed decide for an arm."""
+
+    num_own: int
+    """Images of L_A or L_B, the smaller."""
+    num_labeled: int
+    """Images of L_A and L_B."""
+    num_all: int
+    """And those of U whose true labels are known."""
+    steps_before: int
+    """Steps of the part `start`, of the model that took more."""
+    steps: int
+    """Steps in Step 2 of the arm that this one follows, of the model that took more; or 0."""
+
+
 def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> Config:
     """Collective over all ranks: the settings of an arm, which earlier parts may decide."""
-    counts = on_lead(lambda: _count(arm, base, folder), rt)
-    num_own, num_labeled, num_all, num_steps = counts
+    counts = _Counts(**on_lead(lambda: asdict(_count(arm, folder)), rt))
     steps_own, steps_shared = (
-        num_steps_of(num, base.train.batch_size) for num in (num_own, num_labeled)
+        num_steps_of(num, base.train.batch_size) for num in (counts.num_own, counts.num_labeled)
     )
     num_epochs = base.cotrain.num_epochs
     if arm.steps_of:
-        num_epochs = math.ceil(num_steps / (steps_shared if arm.labels == "shared" else steps_own))
+        num_epochs = math.ceil(
+            counts.steps / (steps_shared if arm.labels == "shared" else steps_own)
+        )
     config = arm_config(arm, base, seed, folder, num_epochs)
     if arm.begins == "all":
-        return ceiling_config(config, folder, num_labeled, num_all)
+        return ceiling_config(config, folder, counts.num_labeled, counts.num_all)
     if arm.begins == "shared" and arm.steps_of:
-        return with_longer_epochs(config, steps_shared / steps_own)
+        config = with_num_epochs(config, math.ceil(counts.steps_before / steps_shared))
+        config = replace(config, pretrain=replace(config.pretrain, stop_at_train_accuracy=None))
     return config
 
 
-def _count(arm: Arm, base: Config, folder: Path) -> tuple[int, int, int, int]:
-    """On one rank: images of L_A; of L_A and L_B; of those and U; steps of `arm.steps_of`."""
+def _count(arm: Arm, folder: Path) -> _Counts:
+    """On one rank; folder: of the seed."""
     table = load_group_table(folder / START)
-    num_own = len(table.sample_ids(Group.L_A))
-    num_labeled = num_own + len(table.sample_ids(Group.L_B))
-    num_steps = 0
+    sizes = [len(table.sample_ids(group)) for group in (Group.L_A, Group.L_B)]
+    steps = 0
     if arm.steps_of:
-        num_steps = outcome_of(RunDirectory(folder / arm.steps_of).history.read()).num_steps
+        steps = max(_outcome(folder / arm.steps_of).num_steps.values())
     if arm.begins == "all":
         _write_groups_of_ceiling(table, folder / GROUPS_OF_CEILING)
-    return num_own, num_labeled, num_labeled + len(_pool_with_labels(table)), num_steps
+    return _Counts(
+        num_own=min(sizes),
+        num_labeled=sum(sizes),
+        num_all=sum(sizes) + len(_pool_with_labels(table)),
+        steps_before=max(_outcome(folder / START).num_steps_before.values()),
+        steps=steps,
+    )
+
+
+def _outcome(part: Path) -> Outcome:
+    return outcome_of(RunDirectory(part).history.read())
 
 
 def _pool_with_labels(table: GroupTable) -> torch.Tensor:
     ids = table.sample_ids(Group.U)
     return ids[table.class_ids[ids] >= 0]
+
+
+def _knows_labels_of_pool(folder: Path) -> bool:
+    return len(_pool_with_labels(load_group_table(folder / START))) > 0
 
 
 def _write_groups_of_ceiling(table: GroupTable, file: Path) -> None:

@@ -23,10 +23,10 @@ class Outcome:
     best_epoch: dict[str, int]
     """Of each model: chosen on V, or without one on T."""
     chosen_on: str
-    num_steps_before: int
-    """Optimizer steps of A in Step 1; 0 where it begins pre-trained."""
-    num_steps: int
-    """Optimizer steps of A in Step 2."""
+    num_steps_before: dict[str, int]
+    """Optimizer steps of a and of b in Step 1; 0 where they begin pre-trained."""
+    num_steps: dict[str, int]
+    """Optimizer steps of a and of b in Step 2."""
     seconds: float
     """Of Step 2."""
     signs: dict[str, list[float | None]]
@@ -58,21 +58,22 @@ class Outcome:
 
 def outcome_of(history: History, sources: Sequence[str] = ()) -> Outcome:
     """The figures of a finished part."""
-    before = [r for r in history if r["phase"] == "pretrain" and r["role"] == "a"]
+    before = [record for record in history if record["phase"] == "pretrain"]
     records = [record for record in history if record["phase"] == "cotrain"]
     chosen_on = "validation" if "validation" in records[0] else "test"
     curve = {name: [100 * r["test"][name]["top1"] for r in records] for name in MODELS}
     judged = {name: [r[chosen_on][name]["top1"] for r in records] for name in MODELS}
     last = records[-1]["test"]
-    fits = [record["fit_a"] for record in records[1:]]
     return Outcome(
         curve=curve,
         recall={name: 100 * last[name]["mean_class_recall"] for name in MODELS},
         # The earliest of equals.
         best_epoch={name: values.index(max(values)) for name, values in judged.items()},
         chosen_on="V" if chosen_on == "validation" else "T",
-        num_steps_before=sum(record["num_steps"] for record in before),
-        num_steps=sum(fit["num_steps"] for fit in fits),
+        num_steps_before={
+            role: sum(r["num_steps"] for r in before if r["role"] == role) for role in "ab"
+        },
+        num_steps={role: sum(r[f"fit_{role}"]["num_steps"] for r in records[1:]) for role in "ab"},
         seconds=sum(record["seconds"] for record in records),
         signs=_signs(records),
         pool=[record["pool"] for record in records[1:]],

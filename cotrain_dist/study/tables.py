@@ -57,11 +57,18 @@ def _summary_row(arm: Arm, outcomes: Outcomes) -> list[str]:
         str(len(found)),
         *(_spread([o.last[name] for o in found]) for name in ("a", "b", "ensemble")),
         _recall(found),
-        "" if arm.name == "none-own" else show_interval(gain(outcomes, arm.name, "none-own")),
-        "" if arm.name == "one-model" else show_interval(gain(outcomes, arm.name, "one-model")),
+        *(_gain_cell(outcomes, arm.name, over) for over in ("none-own", "one-model")),
         _steps(arm.name, outcomes),
         f"{mean(o.seconds for o in found) / 60:.1f}",
     ]
+
+
+def _gain_cell(outcomes: Outcomes, name: str, over: str) -> str:
+    """A gain with its seeds, where not all seeds of the arm have the other one to pair with."""
+    interval = None if name == over else gain(outcomes, name, over)
+    if interval is None or interval.num_seeds == len(outcomes[name]):
+        return show_interval(interval)
+    return f"{show_interval(interval)}, of {interval.num_seeds} seed(s)"
 
 
 def _steps(name: str, outcomes: Outcomes) -> str:
@@ -69,8 +76,8 @@ def _steps(name: str, outcomes: Outcomes) -> str:
     begun = found = list(outcomes[name].values())
     if name != START and BY_NAME[name].begins == "pretrained":
         begun = list(outcomes.get(START, {}).values())
-    before = f"{mean(o.num_steps_before for o in begun):.0f}" if begun else "?"
-    return f"{before} + {mean(o.num_steps for o in found):.0f}"
+    before = f"{mean(o.num_steps_before['a'] for o in begun):.0f}" if begun else "?"
+    return f"{before} + {mean(o.num_steps['a'] for o in found):.0f}"
 
 
 def _recall(found: Sequence[Outcome]) -> str:
@@ -122,7 +129,7 @@ def paper_shape(number: str, outcomes: Outcomes, setting: str) -> Grid:
     columns = [f"{arm.name} {role.upper()}" for arm in arms for role in "ab"]
     rows = []
     for epoch in sorted({*paper.epochs, *range(1, num_epochs + 1)}):
-        if epoch not in paper.epochs and number != "2" and epoch % 2:
+        if epoch not in {*paper.epochs, num_epochs} and number != "2" and epoch % 2:
             continue  # the paper gives every second one
         cells = [
             _at_epoch([o.curve[role] for o in outcomes[arm.name].values()], epoch)
@@ -155,8 +162,7 @@ def verdict_table(found: Sequence[Verdict], setting: str) -> Grid:
         [
             verdict.claim,
             "" if verdict.paper is None else f"{verdict.paper:+.1f}",
-            show_interval(verdict.measured),
-            "" if verdict.measured is None else str(verdict.measured.num_seeds),
+            *_interval_cells(verdict.measured),
             verdict.verdict,
         ]
         for verdict in found
@@ -171,7 +177,7 @@ def verdict_table(found: Sequence[Verdict], setting: str) -> Grid:
 def parts_of_gain(outcomes: Outcomes, setting: str) -> Grid:
     """How much is shared labels, how much exchange, how much ensembling."""
     rows = [
-        [what, f"{arm} - {over}", show_interval(gain(outcomes, arm, over))]
+        [what, f"{arm} - {over}", *_interval_cells(gain(outcomes, arm, over))]
         for what, arm, over in (
             ("sharing labels", "none-shared", "none-own"),
             ("exchanging R, labels own", "alternate-own", "none-own"),
@@ -184,13 +190,17 @@ def parts_of_gain(outcomes: Outcomes, setting: str) -> Grid:
     starts = [outcome.first for outcome in outcomes.get(START, {}).values()]
     gains = [first["ensemble"] - first["models"] for first in starts]
     averaging = ["averaging both models", "ensemble - mean of A and B, pre-trained"]
-    rows.append([*averaging, show_interval(paired_interval(gains) if gains else None)])
+    rows.append([*averaging, *_interval_cells(paired_interval(gains) if gains else None)])
     title = f"Where the gain comes from: differences in points, {setting}"
-    return Grid(title, ("part", "difference", "points"), rows)
+    return Grid(title, ("part", "difference", "points", "seeds"), rows)
+
+
+def _interval_cells(interval: Interval | None) -> list[str]:
+    return [show_interval(interval), "" if interval is None else str(interval.num_seeds)]
 
 
 def readings(outcomes: Outcomes, setting: str) -> Grid:
-    """Which reading of Conditions 1 and 2 comes closest: those with most of the paper's gain."""
+    """Which reading of Conditions 1 and 2 comes closest to the paper's gain over its Table 2."""
     papers = paper_tables()
     rows: list[tuple[str, float, list[str]]] = []
     for arm in ARMS:
@@ -199,10 +209,10 @@ def readings(outcomes: Outcomes, setting: str) -> Grid:
             continue
         published = papers[arm.table].last - papers["2"].last
         share = found.mean / published
-        cells = [f"{published:+.1f}", show_interval(found), f"{share:.0%}"]
-        rows.append((arm.table, -share, [arm.stands_for, arm.name, *cells]))
+        cells = [f"{published:+.1f}", show_interval(found), str(found.num_seeds), f"{share:.0%}"]
+        rows.append((arm.table, abs(share - 1.0), [arm.stands_for, arm.name, *cells]))
     return Grid(
         f"Readings of the paper, the closest first: points over none-own, {setting}",
-        ("reading", "arm", "paper", "measured (95 % interval)", "share of the paper's"),
+        ("reading", "arm", "paper", "measured (95 % interval)", "seeds", "share of the paper's"),
         [cells for *_, cells in sorted(rows)],
     )

@@ -15,7 +15,7 @@ from cotrain_dist.study.arms import (
     ceiling_config,
     in_order,
     start_config,
-    with_longer_epochs,
+    with_num_epochs,
 )
 
 BASE = tiny_config(Path("images"), Path("study"), pretrain={"num_epochs": 8})
@@ -95,10 +95,23 @@ def test_the_ceiling_sees_as_many_images_as_whole_epochs_allow(
     assert abs(sum(expected) * num_all - (pretrain + cotrain) * 100) <= num_all / 2
 
 
-def test_longer_epochs_are_fewer_and_no_fewer_steps() -> None:
+def test_the_warm_up_keeps_its_share_of_another_number_of_epochs() -> None:
     pretrain = replace(BASE.pretrain, num_epochs=9, warmup_epochs=3)
-    longer = with_longer_epochs(replace(BASE, pretrain=pretrain), 2.0).pretrain
-    assert (longer.num_epochs, longer.warmup_epochs) == (5, 1)
+    fewer = with_num_epochs(replace(BASE, pretrain=pretrain), 5).pretrain
+    assert (fewer.num_epochs, fewer.warmup_epochs) == (5, 1)
+
+
+def test_the_warm_up_of_the_ceiling_fits_what_is_left_to_its_step_two() -> None:
+    base = replace(
+        BASE,
+        pretrain=replace(BASE.pretrain, num_epochs=50),
+        cotrain=replace(BASE.cotrain, num_epochs=4, warmup_epochs=2),
+    )
+    ceiling = ceiling_config(
+        arm_config(BY_NAME["ceiling"], base, 0, Path("s"), 4), Path("s"), 3658, 7315
+    )
+    assert (ceiling.pretrain.num_epochs, ceiling.cotrain.num_epochs) == (26, 1)
+    assert ceiling.cotrain.warmup_epochs == 0
 
 
 def test_the_docs_name_every_arm() -> None:

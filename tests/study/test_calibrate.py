@@ -1,6 +1,7 @@
 """`calibrate` with real trainings."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from cotrain_dist.cli import main as cli
 from cotrain_dist.cli.parsing import parse_config
 from cotrain_dist.config import Config
 from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.calibration import Trial
 from cotrain_dist.method.splits import Group
-from cotrain_dist.study.calibrate import Goal
+from cotrain_dist.study.calibrate import Calibration, Goal, _Search, describe
 
 
 def _calibrate(config: Config, goal: Goal) -> bool:
@@ -86,6 +89,59 @@ def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> N
     text = (tmp_path / "study" / "calibration.md").read_text()
     nearest = found["chosen"]["share"]
     assert f"all trials lie below the target, the nearest is {nearest:.4f} (" in text
+
+
+@pytest.mark.parametrize(
+    ("target", "tried", "expected"),
+    [
+        (0.7, [(0.05, 0.474), (0.08, 0.651)], (3, "")),  # 1 and 2 of 20 images
+        (0.3, [(0.05, 0.474)], (None, "out of reach")),
+        (0.5, [(0.05, 0.474), (0.08, 0.651)], (None, "the next share would label as many")),
+    ],
+)
+def test_where_a_larger_share_may_label_no_more_images(
+    target: float,
+    tried: list[tuple[float, float]],
+    expected: tuple[int | None, str],
+    digits_folder: Path,
+    tmp_path: Path,
+) -> None:
+    """The search passes such shares over, and tells an end of the shares from one of patience."""
+    config = settings(digits_folder, tmp_path / "study")
+    search = _Search(config, Goal(target, 0.01, 1, 9), "fp32")
+    for share, mean in tried:
+        search._trials.append(Trial(share, mean, 0.01, 2))
+        search._sizes.add(search._num_labeled(share))
+    share = search.next_share()
+    assert (None if share is None else round(20 * share)) == expected[0]
+    assert search._ending.startswith(expected[1])
+
+
+def test_other_images_are_no_trial_of_the_same_study(digits_folder: Path, tmp_path: Path) -> None:
+    config = settings(digits_folder, tmp_path / "study")
+    goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=1)
+    assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
+    fewer = tmp_path / "fewer"
+    shutil.copytree(digits_folder, fewer)
+    next(fewer.rglob("*.png")).unlink()
+    other = replace(config, data=replace(config.data, root=str(fewer)))
+    with pytest.raises(UserError, match=r"holds other images than those of .*draw-5; give those"):
+        _Search(other, goal, "fp32")
+    moved = replace(
+        config, data=replace(config.data, root=shutil.copytree(digits_folder, tmp_path / "moved"))
+    )
+    _Search(moved, goal, "fp32")
+    with pytest.raises(UserError, match=r"precision: bf16: the study in .* was begun with fp32"):
+        _Search(config, goal, "bf16")
+
+
+def test_a_single_trial_names_the_side_without_neighbor() -> None:
+    found = Calibration(Goal(0.5, 0.05, 1, 1), (Trial(0.1, 0.48, 0.01, 2),), "near", True)
+    assert describe(found).endswith(
+        "Neighbors of the target: 0.1000 (48.0 %) and none tried above."
+    )
+    out = Calibration(Goal(0.3, 0.05, 1, 1), (Trial(0.1, 0.48, 0.01, 2),), "out of reach", False)
+    assert describe(out).startswith("out of reach: the smallest share tried lies above the target")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -19,6 +21,7 @@ from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.groups import load_group_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group
+from cotrain_dist.study.arms import BY_NAME
 
 ARMS = [
     *("none-own", "alternate-shared", "none-shared-steps"),
@@ -79,12 +82,15 @@ def test_every_part_has_run_and_is_reported(study: Config) -> None:
     folder = Path(study.output_dir)
     outcomes = outcomes_of(folder)
     assert {arm for arm, by_seed in outcomes.items() if by_seed} == {"start", *ARMS}
-    steps = {arm: by_seed["0"]["num_steps"] for arm, by_seed in outcomes.items() if by_seed}
-    assert steps["none-shared-steps"] >= steps["alternate-shared"]
-    before = {arm: by_seed["0"]["num_steps_before"] for arm, by_seed in outcomes.items() if by_seed}
-    assert before["start"] <= before["one-model-steps"] < before["one-model"]
-    assert steps["one-model-steps"] >= steps["alternate-shared"]
-    assert steps["alternate-shared"] > steps["none-own"]
+    for role in "ab":
+        steps, before = (
+            {arm: by_seed["0"][key][role] for arm, by_seed in outcomes.items() if by_seed}
+            for key in ("num_steps", "num_steps_before")
+        )
+        assert steps["none-shared-steps"] >= steps["alternate-shared"]
+        assert before["start"] <= before["one-model-steps"] < before["one-model"]
+        assert steps["one-model-steps"] >= steps["alternate-shared"]
+        assert steps["alternate-shared"] > steps["none-own"]
     begun = {tuple(outcomes[arm]["0"]["curve"][n][0] for n in "ab") for arm in ("start", *ARMS[:3])}
     assert len(begun) == 1, "all conditions start from the same A and B"
     assert outcomes["alternate-shared"]["0"]["pool"][0] is not None
@@ -146,6 +152,55 @@ def test_another_study_is_not_continued(study: Config, tmp_path: Path) -> None:
     (error,) = run_ranks(_reproduce, 1, tmp_path, strange, ARMS)
     assert "exists already and holds no study" in error
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_a_seed_of_other_images_is_refused(
+    study: Config, digits_folder: Path, tmp_path: Path
+) -> None:
+    config = replace(study, output_dir=str(tmp_path / "study"))
+    assert run_ranks(_reproduce, 1, tmp_path, config, ["none-own"]) == [""]
+    fewer = tmp_path / "fewer"
+    shutil.copytree(digits_folder, fewer)
+    next(fewer.rglob("*.png")).unlink()
+    other = replace(config, data=replace(config.data, root=str(fewer)))
+    (error,) = run_ranks(_reproduce, 1, tmp_path, other, ["none-own"], (1,))
+    assert error.startswith(f"data.root: {fewer}: holds other images than those of ")
+    assert not (tmp_path / "study" / "seed-1" / "none-own").exists()
+
+
+def _epochs_of(config: Config, arm: str) -> list[Any]:
+    """A body: epochs of Step 1 that an arm would train, and where it would stop early."""
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.study.reproduce import _config_of
+
+    rt = start_runtime(config)
+    pretrain = _config_of(BY_NAME[arm], config, 0, Path(config.output_dir) / "seed-0", rt).pretrain
+    rt.close()
+    return [pretrain.num_epochs, pretrain.stop_at_train_accuracy]
+
+
+def test_equal_steps_are_those_that_were_taken(study: Config, tmp_path: Path) -> None:
+    """Where A and B fit their labels early, one model at equal steps trains no longer than they."""
+    shutil.copytree(study.output_dir, tmp_path / "study")
+    history = tmp_path / "study" / "seed-0" / "start" / "history.jsonl"
+    records = [json.loads(line) for line in history.read_text().splitlines()]
+    limits = {"a": 2, "b": 4}  # the longer one counts
+    kept = [r for r in records if r["phase"] != "pretrain" or r["epoch"] <= limits[r["role"]]]
+    history.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    early = replace(
+        study,
+        output_dir=str(tmp_path / "study"),
+        pretrain=replace(study.pretrain, stop_at_train_accuracy=0.99),
+    )
+    steps, steps_of_both = (
+        next(r["num_steps"] for r in kept if r["phase"] == "pretrain"),
+        json.loads(
+            (history.parents[1] / "one-model" / "history.jsonl").read_text().splitlines()[0]
+        )["num_steps"],
+    )
+    (found,) = run_ranks(_epochs_of, 1, tmp_path, early, "one-model-steps")
+    assert found == [math.ceil(4 * steps / steps_of_both), None]
+    assert found[0] < math.ceil(6 * steps / steps_of_both)
 
 
 def test_a_part_that_was_begun_elsewhere_says_so(study: Config, tmp_path: Path) -> None:
@@ -214,13 +269,17 @@ def test_two_processes_side_by_side_share_the_start(study: Config, tmp_path: Pat
     for part in ("start", "none-own", "none-shared"):
         state = json.loads((of_seed / part / "run.json").read_text())
         assert (state["attempt"], state["finished"]) == (1, True)
+    reported = outcomes_of(tmp_path / "study")
+    assert all(reported[part] for part in ("start", "none-own", "none-shared")), "by the last one"
 
 
 def test_a_part_that_another_process_holds_is_waited_for_no_longer_than_allowed(
     study: Config, tmp_path: Path
 ) -> None:
     limits = replace(study.distributed, wait_for_peer_seconds=1.0)
-    config = replace(study, output_dir=str(tmp_path / "study"), distributed=limits)
+    config = replace(
+        study, output_dir=str(tmp_path / "study"), distributed=limits, precision="fp32"
+    )
     (tmp_path / "study" / "seed-0").mkdir(parents=True)
     (tmp_path / "study" / "study.yaml").write_text(config_to_yaml(config))
     with (tmp_path / "study" / "seed-0" / "start.lock").open("w") as held:

@@ -82,7 +82,8 @@ def test_an_outcome_by_hand() -> None:
     assert found.first["models"] == pytest.approx(45)
     assert found.best == pytest.approx({"a": 70, "b": 60, "ensemble": 80})
     assert (found.chosen_on, found.best_epoch["a"], found.best_epoch["b"]) == ("T", 1, 2)
-    assert (found.num_steps_before, found.num_steps, found.seconds) == (7, 20, 18.0)
+    assert found.num_steps_before == {"a": 7, "b": 5}
+    assert (found.num_steps, found.seconds) == ({"a": 20, "b": 20}, 18.0)
     assert found.recall["a"] == pytest.approx(30)
     assert found.right_by_class["a"] == [[4, 2], [2, 0]]
 
@@ -159,15 +160,33 @@ def test_tables_show_what_was_not_run() -> None:
 def test_the_closest_reading_comes_first() -> None:
     outcomes = {
         "none-own": {0: outcome(0.5, 0.5)},
-        "peer-own": {0: outcome(0.5, 0.52)},
+        "peer-own": {0: outcome(0.5, 0.52), 1: outcome(0.5, 0.9)},
         "none-shared": {0: outcome(0.5, 0.552)},
+        "own-own": {0: outcome(0.5, 0.76)},
         "alternate-own": {0: outcome(0.5, 0.6)},
         "one-model": {0: outcome(0.5, 0.7)},
     }
     rows = tables.readings(outcomes, "x").rows
-    assert [row[1] for row in rows] == ["none-shared", "peer-own", "alternate-own"]
-    assert rows[0] == ["Condition 1, third reading", "none-shared", "+10.4", "+5.2", "50%"]
-    assert rows[2][2:] == ["+14.3", "+10.0", "70%"]
+    assert [row[1] for row in rows] == ["none-shared", "peer-own", "own-own", "alternate-own"]
+    assert rows[0] == ["Condition 1, third reading", "none-shared", "+10.4", "+5.2", "1", "50%"]
+    assert rows[2][3:] == ["+26.0", "1", "250%"], "farther off than 19 %"
+    assert rows[3][2:] == ["+14.3", "+10.0", "1", "70%"]
+
+
+def test_a_gain_over_fewer_seeds_than_the_row_has_says_so() -> None:
+    outcomes = {
+        "none-own": {0: outcome(0.5, 0.5)},
+        "none-shared": {0: outcome(0.5, 0.55), 1: outcome(0.5, 0.6)},
+    }
+    rows = {row[0]: row for row in tables.summary(outcomes, "x").rows}
+    assert rows["none-shared"][3] == "2"
+    assert rows["none-shared"][8] == "+5.0, of 1 seed(s)"
+
+
+def test_the_last_epoch_is_shown_where_the_paper_shows_every_second_one() -> None:
+    records = [record(epoch, 0.5, 0.5, 0.5) for epoch in range(4)]
+    shape = tables.paper_shape("4", {"alternate-own": {0: outcome_of(records)}}, "x")
+    assert [row[0] for row in shape.rows if row[3]] == ["2", "3"]
 
 
 def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
