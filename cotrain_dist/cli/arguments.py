@@ -44,12 +44,13 @@ class Arguments(argparse.ArgumentParser):
                 settings.append(words.pop(0))
         namespace, unknown = self.parse_known_args(own)
         for word in unknown:
-            self._check_spelling(word.partition("=")[0])
+            if word.startswith("--"):
+                self._check_spelling(word.partition("=")[0])
         return namespace, settings + unknown
 
     def _check_spelling(self, word: str) -> None:
         """Raise where an unknown option looks like one of this command more than like a key."""
         known = [*self._option_string_actions, *(f"--{key.name}" for key in describe_keys())]
         near = difflib.get_close_matches(word, known, n=1)
-        if word.startswith("--") and near and near[0] in self._option_string_actions:
+        if near and near[0] in self._option_string_actions:
             raise UserError("command line", word, "no such option", f"did you mean {near[0]}")

@@ -77,19 +77,19 @@ def next_share(
     return min(max(share, smallest), largest)
 
 
-def farther_share(
+def share_beside(
     share: float, trials: Sequence[Trial], target: float, smallest: float, largest: float
 ) -> float | None:
-    """A share a little beyond `share`, towards a target that no trial has passed yet.
+    """A share to try where `share` would label as many images as one tried before.
 
-    For shares that would label as many images as one tried before. None between two trials that
-    bracket the target, and at the limit.
+    Between two trials that bracket the target the middle, then None; on one side of it a little
+    farther towards it, and None at the limit.
     """
     found = bracket_of(trials, target)
-    if None not in (found.below, found.above):
-        return None
-    limit = largest if found.above is None else smallest
-    if share == limit:
+    if found.below is not None and found.above is not None:
+        middle = math.sqrt(found.below.share * found.above.share)
+        return middle if share != middle else None
+    if share == (largest if found.above is None else smallest):
         return None
     step: float = FIRST_FACTOR**NEAR
     farther = share * step if found.above is None else share / step

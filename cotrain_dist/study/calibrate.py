@@ -8,22 +8,22 @@ from statistics import mean, stdev
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.groups import GROUPS_FILE, draw_group_table, shares_of
+from cotrain_dist.data.groups import draw_group_table, shares_of
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.calibration import (
     Trial,
     bracket_of,
-    farther_share,
     nearest,
     next_share,
+    share_beside,
 )
 from cotrain_dist.method.splits import Group, labeled_limits
 from cotrain_dist.reporting.console import build_console
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.reporting.run_directory import RunDirectory
-from cotrain_dist.runtime.accelerator import Precision, Runtime
+from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.study.arms import step_one_alone
 from cotrain_dist.study.curve import draw_curve
@@ -69,8 +69,8 @@ def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> 
     the same T. Returns whether a share was found.
     """
     folder = Path(base.output_dir)
-    begin = partial(_Search, base, goal, rt.precision)
-    search = together(lambda: begin() if rt.is_lead else None, rt.control)
+    base = replace(base, precision=rt.precision)  # what `auto` comes to, for all trials
+    search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
     while True:
         share = on_lead(lambda: search.next_share() if search else None, rt)
         if share is None:
@@ -93,7 +93,7 @@ def trial_config(base: Config, share: float, draw: int, folder: Path) -> Config:
 class _Search:
     """The search on the lead rank: what has been tried, what comes next, how it ended."""
 
-    def __init__(self, base: Config, goal: Goal, precision: Precision) -> None:
+    def __init__(self, base: Config, goal: Goal) -> None:
         self._base, self._goal = base, goal
         self._folder = Path(base.output_dir)
         self._listing = list_images(base.data)
@@ -102,8 +102,8 @@ class _Search:
         self._trials: list[Trial] = []
         self._sizes: set[int] = set()
         self._ending = ""
-        open_study(base, self._folder, precision)
-        check_images(self._listing, base, self._folder.glob(f"share-*/draw-*/{GROUPS_FILE}"))
+        open_study(base, self._folder)
+        check_images(self._listing, base, self._folder.glob("share-*/draw-*"))
 
     def next_share(self) -> float | None:
         """The next share to train, or None at the end."""
@@ -119,7 +119,7 @@ class _Search:
             return None
         share = next_share(self._trials, goal.target, *self._limits)
         while share is not None and self._num_labeled(round(share, 4)) in self._sizes:
-            share = farther_share(share, self._trials, goal.target, *self._limits)
+            share = share_beside(share, self._trials, goal.target, *self._limits)
         if share is None:
             bracket = bracket_of(self._trials, goal.target)
             self._ending = (

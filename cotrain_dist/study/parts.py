@@ -4,7 +4,7 @@ import fcntl
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,7 +17,7 @@ from cotrain_dist.data.groups import load_group_table
 from cotrain_dist.data.sources.listing import Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.reporting.run_directory import RunDirectory
-from cotrain_dist.runtime.accelerator import Precision, Runtime
+from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.training.train import train_on
 
@@ -31,12 +31,8 @@ DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.lab
 """Settings that every part is given by its arm or its seed."""
 
 
-def open_study(base: Config, folder: Path, precision: Precision) -> None:
-    """Make the study's folder, or check that it was begun with the same settings; on one rank.
-
-    precision: the one that `auto` has come to; parts of one study share it.
-    """
-    base = replace(base, precision=precision)
+def open_study(base: Config, folder: Path) -> None:
+    """Make the study's folder, or check that it was begun with the same settings; on one rank."""
     check_settings(base)
     if folder.exists() and not _is_study(folder):
         raise UserError(
@@ -63,20 +59,24 @@ def open_study(base: Config, folder: Path, precision: Precision) -> None:
 
 
 def check_images(listing: Listing, base: Config, others: Iterable[Path]) -> None:
-    """Raise UserError where another part of the study was drawn from other images; on one rank.
+    """Raise UserError where the study's other parts were drawn from other images; on one rank.
 
-    others: their groups.parquet, of which the first one counts. `data.root` may change, as the
-    images may have moved, but what is in it may not.
+    others: their folders, of which the first one counts. `data.root` may change, as the images may
+    have moved, but what is in it may not.
     """
-    for groups in sorted(others)[:1]:
-        begun = load_group_table(groups).listing
-        if (begun.paths, begun.digests) != (listing.paths, listing.digests):
+    for part in [path for path in sorted(others) if RunDirectory(path).is_run()][:1]:
+        begun = load_group_table(part).listing
+        if _images_in(begun) != _images_in(listing):
             raise UserError(
                 "data.root",
                 base.data.root or base.data.source,
-                f"holds other images than those of {groups.parent}",
-                "give those, delete the part with the wrong ones, or name another output_dir",
+                f"holds other images or labels than {part} was drawn from",
+                "give those, or name another output_dir",
             )
+
+
+def _images_in(listing: Listing) -> tuple[Any, ...]:
+    return listing.paths, listing.digests, listing.class_names, listing.class_ids.tolist()
 
 
 def _changed(config: Config, saved: Path) -> Iterator[tuple[str, Any, Any]]:

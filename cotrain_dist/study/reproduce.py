@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from cotrain_dist.config import Config
-from cotrain_dist.data.groups import GROUPS_FILE, GroupTable, load_group_table
+from cotrain_dist.data.groups import GroupTable, load_group_table
+from cotrain_dist.data.sources import list_images
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group
 from cotrain_dist.method.steps import num_steps_of
@@ -50,22 +51,26 @@ def reproduce(
     are never run again, a part that was killed goes on where it stood.
     """
     folder = Path(base.output_dir).absolute()  # parts name each other by it
-    on_lead(lambda: open_study(base, folder, rt.precision), rt)
+    base = replace(base, precision=rt.precision)  # what `auto` comes to, for all parts
+    on_lead(lambda: open_study(base, folder), rt)
     for seed in seeds:
         of_seed = folder / f"seed-{seed}"
+        on_lead(partial(_check_before_start, of_seed / START, base), rt)
         run_part(start_config(base, seed, of_seed), rt, quiet=quiet)
-        on_lead(partial(_check_start, of_seed / START, base), rt)
         for arm in in_order(list(arms)):
             if arm.begins == "all" and not on_lead(partial(_knows_labels_of_pool, of_seed), rt):
-                continue  # the report says "not run"
+                if rt.is_lead and not quiet:
+                    build_console().print(f"{arm.name}: U has no true labels, left out")
+                continue
             run_part(_config_of(arm, base, seed, of_seed, rt), rt, quiet=quiet)
         together(lambda: report_on(base, quiet=quiet) if rt.is_lead else None, rt.control)
 
 
-def _check_start(start: Path, base: Config) -> None:
-    """Raise UserError where this seed's images are not those of the other seeds."""
-    all_seeds = set(start.parent.parent.glob(f"seed-*/{START}/{GROUPS_FILE}"))
-    check_images(load_group_table(start).listing, base, all_seeds - {start / GROUPS_FILE})
+def _check_before_start(start: Path, base: Config) -> None:
+    """Raise UserError where a new seed would draw from other images than the seeds before it."""
+    others = list(start.parent.parent.glob(f"seed-*/{START}"))
+    if others and not RunDirectory(start).is_run():
+        check_images(list_images(base.data), base, others)
 
 
 def report_on(base: Config, *, quiet: bool = False) -> None:
@@ -112,7 +117,7 @@ class _Counts:
     num_all: int
     """And those of U whose true labels are known."""
     steps_before: int
-    """Steps of the part `start`, of the model that took more."""
+    """Steps of Step 1 in the part `start`, of the model that took more."""
     steps: int
     """Steps in Step 2 of the arm that this one follows, of the model that took more; or 0."""
 

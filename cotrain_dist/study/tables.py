@@ -212,7 +212,7 @@ def readings(outcomes: Outcomes, setting: str) -> Grid:
         cells = [f"{published:+.1f}", show_interval(found), str(found.num_seeds), f"{share:.0%}"]
         rows.append((arm.table, abs(share - 1.0), [arm.stands_for, arm.name, *cells]))
     return Grid(
-        f"Readings of the paper, the closest first: points over none-own, {setting}",
+        f"Readings of each condition, the closest first: points over none-own, {setting}",
         ("reading", "arm", "paper", "measured (95 % interval)", "seeds", "share of the paper's"),
         [cells for *_, cells in sorted(rows)],
     )

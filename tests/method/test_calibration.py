@@ -8,10 +8,10 @@ import pytest
 from cotrain_dist.method.calibration import (
     Trial,
     bracket_of,
-    farther_share,
     fitted_accuracy,
     nearest,
     next_share,
+    share_beside,
 )
 
 
@@ -81,12 +81,13 @@ def test_a_flat_line_does_not_hold_the_search_up() -> None:
 def test_a_share_that_labels_no_more_images_is_left_behind() -> None:
     limits = (0.01, 0.4)
     low, high = trial(0.05, 0.4), trial(0.2, 0.7)
-    assert farther_share(0.06, [low], 0.5, *limits) == pytest.approx(0.06 * math.sqrt(1.6))
-    assert farther_share(0.06, [low], 0.3, *limits) == pytest.approx(0.06 / math.sqrt(1.6))
-    assert farther_share(0.39, [low], 0.5, *limits) == 0.4
-    assert farther_share(0.4, [low], 0.5, *limits) is None
-    assert farther_share(0.01, [low], 0.3, *limits) is None
-    assert farther_share(0.1, [low, high], 0.5, *limits) is None
+    assert share_beside(0.06, [low], 0.5, *limits) == pytest.approx(0.06 * math.sqrt(1.6))
+    assert share_beside(0.06, [low], 0.3, *limits) == pytest.approx(0.06 / math.sqrt(1.6))
+    assert share_beside(0.39, [low], 0.5, *limits) == 0.4
+    assert share_beside(0.4, [low], 0.5, *limits) is None
+    assert share_beside(0.01, [low], 0.3, *limits) is None
+    assert share_beside(0.06, [low, high], 0.5, *limits) == pytest.approx(0.1)
+    assert share_beside(math.sqrt(0.05 * 0.2), [low, high], 0.5, *limits) is None
 
 
 def test_bracket_and_nearest() -> None:

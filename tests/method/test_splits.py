@@ -152,6 +152,9 @@ def test_limits_of_the_labeled_fraction() -> None:
     shares = Shares(test=0.2, validation=0.0, labeled=0.5)
     # 20 images: one for each L from 0.5 / 20 on; 4 of T and one of U leave at most 7 for each.
     assert labeled_limits([20, 100], shares) == (0.0251, 0.3749)
+    for share in (0.0251, 0.3749):
+        class_ids = torch.arange(20) * 0
+        draw_groups(class_ids, ["x"], replace(shares, labeled=share), seed=0)
 
 
 @pytest.mark.parametrize("num_images", [11, 51, 101])
@@ -159,9 +162,6 @@ def test_the_largest_labeled_share_leaves_the_pool_a_share(num_images: int) -> N
     """Rounding leaves U an image there also where T, L_A and L_B take more than all."""
     shares = Shares(test=0.2, validation=0.0, labeled=0.1)
     assert labeled_limits([num_images], shares)[1] == 0.3999
-    for share in (0.0251, 0.3749):
-        class_ids = torch.arange(20) * 0
-        draw_groups(class_ids, ["x"], replace(shares, labeled=share), seed=0)
 
 
 def test_classes_too_small_for_any_labeled_fraction() -> None:

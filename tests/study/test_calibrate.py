@@ -96,7 +96,8 @@ def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> N
     [
         (0.7, [(0.05, 0.474), (0.08, 0.651)], (3, "")),  # 1 and 2 of 20 images
         (0.3, [(0.05, 0.474)], (None, "out of reach")),
-        (0.5, [(0.05, 0.474), (0.08, 0.651)], (None, "the next share would label as many")),
+        (0.5, [(0.05, 0.474), (0.2, 0.9)], (2, "")),  # not 1 again
+        (0.5, [(0.05, 0.474), (0.1, 0.651)], (None, "the next share would label as many")),
     ],
 )
 def test_where_a_larger_share_may_label_no_more_images(
@@ -108,31 +109,35 @@ def test_where_a_larger_share_may_label_no_more_images(
 ) -> None:
     """The search passes such shares over, and tells an end of the shares from one of patience."""
     config = settings(digits_folder, tmp_path / "study")
-    search = _Search(config, Goal(target, 0.01, 1, 9), "fp32")
+    search = _Search(config, Goal(target, 0.01, 1, 9))
     for share, mean in tried:
         search._trials.append(Trial(share, mean, 0.01, 2))
         search._sizes.add(search._num_labeled(share))
     share = search.next_share()
     assert (None if share is None else round(20 * share)) == expected[0]
-    assert search._ending.startswith(expected[1])
+    assert search._ending.partition(":")[0].startswith(expected[1])
+    assert bool(search._ending) == (share is None)
 
 
 def test_other_images_are_no_trial_of_the_same_study(digits_folder: Path, tmp_path: Path) -> None:
-    config = settings(digits_folder, tmp_path / "study")
+    config = replace(settings(digits_folder, tmp_path / "study"), precision="fp32")
     goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=1)
     assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
     fewer = tmp_path / "fewer"
     shutil.copytree(digits_folder, fewer)
     next(fewer.rglob("*.png")).unlink()
     other = replace(config, data=replace(config.data, root=str(fewer)))
-    with pytest.raises(UserError, match=r"holds other images than those of .*draw-5; give those"):
-        _Search(other, goal, "fp32")
+    with pytest.raises(
+        UserError, match=r"holds other images or labels than .*draw-5 was drawn from; give"
+    ):
+        _Search(other, goal)
     moved = replace(
         config, data=replace(config.data, root=shutil.copytree(digits_folder, tmp_path / "moved"))
     )
-    _Search(moved, goal, "fp32")
+    _Search(moved, goal)
+    in_halves = replace(config, precision="bf16")
     with pytest.raises(UserError, match=r"precision: bf16: the study in .* was begun with fp32"):
-        _Search(config, goal, "bf16")
+        _Search(in_halves, goal)
 
 
 def test_a_single_trial_names_the_side_without_neighbor() -> None:

@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.data.sources.listing import UNKNOWN
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Group
 from cotrain_dist.study.arms import BY_NAME
+from cotrain_dist.study.reproduce import _knows_labels_of_pool, report_on
 
 ARMS = [
     *("none-own", "alternate-shared", "none-shared-steps"),
@@ -164,8 +168,8 @@ def test_a_seed_of_other_images_is_refused(
     next(fewer.rglob("*.png")).unlink()
     other = replace(config, data=replace(config.data, root=str(fewer)))
     (error,) = run_ranks(_reproduce, 1, tmp_path, other, ["none-own"], (1,))
-    assert error.startswith(f"data.root: {fewer}: holds other images than those of ")
-    assert not (tmp_path / "study" / "seed-1" / "none-own").exists()
+    assert error.startswith(f"data.root: {fewer}: holds other images or labels than ")
+    assert not (tmp_path / "study" / "seed-1" / "start").exists()
 
 
 def _epochs_of(config: Config, arm: str) -> list[Any]:
@@ -251,6 +255,55 @@ def test_mistakes(
     assert cli.main(command) == 2
     assert f"error: {message}" in capsys.readouterr().err
     assert not (tmp_path / "study").exists()
+
+
+def test_one_seed_is_that_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    rt = mock.Mock()
+    monkeypatch.setattr("cotrain_dist.training.train.start_world", lambda config: rt)
+    monkeypatch.setattr("cotrain_dist.runtime.stop.end_on_signal", lambda: None)
+    monkeypatch.setattr(
+        "cotrain_dist.study.reproduce.reproduce", lambda config, seeds, arms, rt: seen.append(seeds)
+    )
+    assert cli.main(["reproduce", "--seed", "3"]) == 0
+    assert cli.main(["reproduce", "--seed", "3", "--seeds", "1", "2"]) == 0
+    assert seen == [[3], [1, 2]]
+
+
+def _reproduce_without_labels_of_u(config: Config) -> str:
+    """A body: as if no image of U had a true label."""
+    with mock.patch("cotrain_dist.study.reproduce._knows_labels_of_pool", return_value=False):
+        return _reproduce(config, ["ceiling"])
+
+
+def test_there_is_no_ceiling_without_labels_of_u(study: Config, tmp_path: Path) -> None:
+    folder = Path(study.output_dir) / "seed-0"
+    assert _knows_labels_of_pool(folder)
+    table = load_group_table(folder / "start")
+    class_ids = table.class_ids.masked_fill(table.groups == Group.U, UNKNOWN)
+    unknown = replace(table, listing=replace(table.listing, class_ids=class_ids))
+    (tmp_path / "start").mkdir()
+    (tmp_path / "start" / "groups.parquet").write_bytes(unknown.to_parquet())
+    assert not _knows_labels_of_pool(tmp_path)
+    config = replace(study, output_dir=str(tmp_path / "study"))
+    assert run_ranks(_reproduce_without_labels_of_u, 1, tmp_path, config) == [""]
+    assert (tmp_path / "study" / "seed-0" / "start").exists()
+    assert not (tmp_path / "study" / "seed-0" / "ceiling").exists()
+    assert "ceiling: U has no true labels, left out" in (tmp_path / "rank-0.out").read_text()
+
+
+def test_the_last_report_holds_what_finished_while_it_waited(study: Config, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(study.output_dir, tmp_path / "study"))
+    late = (folder / "seed-0" / "one-model").rename(tmp_path / "one-model")
+    config = replace(study, output_dir=str(folder))
+    with (folder / "report.md.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        report = threading.Thread(target=report_on, args=(config,), kwargs={"quiet": True})
+        report.start()
+        time.sleep(1.0)
+        late.rename(folder / "seed-0" / "one-model")
+    report.join(timeout=60)
+    assert outcomes_of(folder)["one-model"]
 
 
 def test_two_processes_side_by_side_share_the_start(study: Config, tmp_path: Path) -> None:
