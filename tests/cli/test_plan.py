@@ -198,7 +198,10 @@ def test_measuring_prints_a_time(
         (["--num_ranks", "1", "--num_nodes", "2"], "--num_ranks: 1: must be a multiple of --num_n"),
         (["--num_ranks", "2", "--num_nodes", "0"], "--num_ranks: 2: must be a multiple of --num_n"),
         (["--num_ranks", "two"], "command line: cotrain-dist plan: argument --num_ranks: invalid"),
-        (["--num_rank", "2"], "command line: --num_rank: no such option; did you mean --num_ranks."),
+        (
+            ["--num_rank", "2"],
+            "command line: --num_rank: no such option; did you mean --num_ranks.",
+        ),
         (["--num_ranks", "2", "--placement.ranks_a", "[0, 1]"], "placement.ranks_a: "),
         (["--num_ranks", "64"], "train.batch_size: 10: leaves 0 image(s) a rank and micro-batch"),
     ],
