@@ -294,6 +294,7 @@ def test_there_is_no_ceiling_without_labels_of_u(study: Config, tmp_path: Path) 
 
 def test_the_last_report_holds_what_finished_while_it_waited(study: Config, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(study.output_dir, tmp_path / "study"))
+    (folder / "results.json").unlink()  # else the old one would do
     late = (folder / "seed-0" / "one-model").rename(tmp_path / "one-model")
     config = replace(study, output_dir=str(folder))
     with (folder / "report.md.lock").open("w") as held:
