@@ -32,8 +32,10 @@ def train_all(checkout: Path, output: Path, data_root: Path) -> None:
     """Every run that is not finished in `output`."""
     runs = {
         "digits": ["--config", "configs/digits.yaml"],
-        "caltech101": ["--config", "configs/caltech101_64px_small.yaml"]
-        + ["--data.root", str(data_root), "--device", "cpu", *FEW_EPOCHS],
+        "caltech101": [
+            *("--config", "configs/caltech101_64px_small.yaml", "--data.root", str(data_root)),
+            *("--device", "cpu", *FEW_EPOCHS),
+        ],
     }
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(checkout)}
     for name, settings in runs.items():

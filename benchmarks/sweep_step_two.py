@@ -53,7 +53,7 @@ def main(config: str, folder: Path, settings: list[str]) -> None:
     common = [*settings, "--data.validation_fraction", "0.1", "--seed", SEED]
     train(config, start, [*common, "--cotrain.num_epochs", "0"])
     print(f"before Step 2: {on_validation(start):.1f}", flush=True)
-    common += ["--data.groups_from", str(start), "--pretrain.num_epochs", "0", "--labels", "shared"]
+    common += ["--data.splits_from", str(start), "--pretrain.num_epochs", "0", "--labels", "shared"]
     for role in ("a", "b"):
         common += [f"--model_{role}.init_from", str(start / "models" / role)]
     best: dict[str, tuple[float, str]] = {}

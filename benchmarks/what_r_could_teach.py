@@ -14,9 +14,9 @@ import torch
 
 from cotrain_dist.cli.main import main
 from cotrain_dist.method.scores import decode_confidence
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.training import cotrain
-from cotrain_dist.training.experiment import Experiment
+from cotrain_dist.training.context import Experiment
 from cotrain_dist.training.pool import exchange_selected
 from cotrain_dist.types import Exchange, PseudoLabeled, Votes
 
@@ -34,9 +34,9 @@ def with_agreed(votes: Votes, exp: Experiment) -> Exchange:
     """Collective over all ranks: R_A and R_B, each with all that both call the same and surely."""
     exchanged = exchange_selected(votes, exp)
     labels = votes.labels.to(torch.int64)
-    is_sure = (decode_confidence(votes.doubt) > exp.config.selection.threshold).all(dim=0)
+    is_sure = (decode_confidence(votes.uncertainty) > exp.config.selection.threshold).all(dim=0)
     agreed = is_sure & (labels[0] == labels[1])
-    more = PseudoLabeled(exp.table.sample_ids(Group.U)[agreed], labels[0, agreed])
+    more = PseudoLabeled(exp.table.sample_ids(Split.U)[agreed], labels[0, agreed])
     return Exchange(_joined(exchanged.a, more), _joined(exchanged.b, more))
 
 

@@ -7,6 +7,8 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from cotrain_dist.version import __version__
+
 if TYPE_CHECKING:
     from cotrain_dist.api import Run, cotrain, load_run
     from cotrain_dist.config import (
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     )
     from cotrain_dist.errors import TrainingError, UserError
     from cotrain_dist.method.selection import select_disagreement
-
-__version__ = "0.1.0"
 
 _HOME = {
     "cotrain_dist.api": ("Run", "cotrain", "load_run"),
@@ -44,6 +44,7 @@ __all__ = [
     "TrainConfig",
     "TrainingError",
     "UserError",
+    "__version__",
     "cotrain",
     "load_run",
     "select_disagreement",
@@ -51,6 +52,11 @@ __all__ = [
 
 # Without a handler Python would print errors a second time.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __dir__() -> list[str]:
+    """What a user may use, and nothing else, for the completion of a notebook."""
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

@@ -13,9 +13,9 @@
 ...     output_dir=f"{folder.name}/run",
 ... )
 >>> run = cotrain(config, quiet=True)
->>> [line["epoch"] for line in run.history if line["phase"] == "cotrain"]
+>>> [record.epoch for record in run.cotrain_history]
 [0, 1]
->>> sorted(run.history[-1]["test"])
+>>> sorted(run.cotrain_history[-1].test)
 ['a', 'b', 'ensemble']
 >>> run.load_model("best")(torch.zeros(1, 3, 16, 16)).shape
 torch.Size([1, 10])
@@ -24,17 +24,19 @@ torch.Size([1, 10])
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
-from cotrain_dist.cli.parsing import config_from_yaml
-from cotrain_dist.cli.run_config import config_of_run
 from cotrain_dist.config import Config
+from cotrain_dist.config.parsing import config_from_yaml, config_of_run
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.groups import GroupTable, load_group_table
+from cotrain_dist.data.splits import SplitTable, load_split_table
+from cotrain_dist.errors import UserError
 from cotrain_dist.models import load_saved
-from cotrain_dist.reporting.run_directory import RunDirectory, stop_log
+from cotrain_dist.reporting.tables import show_outcome
+from cotrain_dist.store.records import CotrainRecord, PretrainRecord
+from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.train import train
 
 
@@ -46,14 +48,19 @@ class Run:
     config: Config
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """The lines of history.jsonl, oldest first (docs/run-directory.md)."""
-        return RunDirectory(self.path).history.read()
+    def pretrain_history(self) -> list[PretrainRecord]:
+        """The epochs of Step 1 of both models, oldest first."""
+        return RunDirectory(self.path).history.pretrain()
 
     @property
-    def groups(self) -> GroupTable:
-        """Every image with its class and its group; reads groups.parquet."""
-        return load_group_table(self.path)
+    def cotrain_history(self) -> list[CotrainRecord]:
+        """The epochs of Step 2, oldest first; epoch 0 is its start."""
+        return RunDirectory(self.path).history.cotrain()
+
+    @property
+    def splits(self) -> SplitTable:
+        """Every image with its class and its split; reads splits.parquet."""
+        return load_split_table(self.path)
 
     def load_model(self, name: Literal["a", "b", "best"]) -> nn.Module:
         """A saved model on the CPU, in evaluation mode: [N, 3, S, S] float32 -> [N, C] logits.
@@ -63,19 +70,32 @@ class Run:
         return load_saved(self.path / "models" / name)
 
 
-def cotrain(config: Config, *, quiet: bool = False) -> Run:
+def cotrain(
+    config: Config | None = None, *, resume: str | Path | None = None, quiet: bool = False
+) -> Run:
     """Train both models as `cotrain-dist train` does; collective under a launcher.
 
-    Raises UserError for a mistake in the settings, the data or the start, TrainingError where
-    training fails. quiet: print nothing.
+    config: of a new run. resume: the directory of an earlier one instead, which goes on from its
+    last commit. quiet: print nothing. Raises UserError for a mistake in the settings, the data or
+    the start, TrainingError where training fails; whatever is raised, no lock, file, thread or
+    process group stays behind.
     """
-    # Read back by the rules of a file: Python lets words and types pass that no setting has.
-    checked = config_from_yaml(config_to_yaml(config), "config")
-    try:
-        train(checked, resume=False, quiet=quiet)
-    finally:
-        stop_log()
-    return load_run(config.output_dir)
+    if (config is None) == (resume is None):
+        raise UserError(
+            "cotrain",
+            "config and resume",
+            "one of the two is needed",
+            "give a Config, or resume=RUN",
+        )
+    if config is None:
+        checked = config_of_run(Path(str(resume)), [], "cotrain")
+    else:
+        # Read back by the rules of a file: Python lets words and types pass that no setting has.
+        checked = config_from_yaml(config_to_yaml(config), "config")
+    history = train(checked, resume=config is None, quiet=quiet)
+    if not quiet:
+        show_outcome(history)
+    return load_run(checked.output_dir)
 
 
 def load_run(path: str | Path) -> Run:

@@ -7,7 +7,7 @@ EXIT_PEER_LOST = 4
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: names the key, the value, the rule and the way out.
+    """A mistake the user can fix: names the key, the value, the rule and the way out.
 
     >>> str(UserError("seed", -1, "must not be negative", "give a whole number such as 0"))
     'seed: -1: must not be negative; give a whole number such as 0.'

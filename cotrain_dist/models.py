@@ -3,7 +3,6 @@
 import copy
 import difflib
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from cotrain_dist.config import CotrainConfig, ModelConfig, PretrainConfig, Trai
 from cotrain_dist.data.stream import Transform
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
+from cotrain_dist.store.atomic import replaced_folder
 from cotrain_dist.types import Role
 
 WARMUP_START_RATE = 1e-6
@@ -231,21 +231,18 @@ def save_model(
 
     notes: JSON values about the model's making, kept in config.json as `cotrain_dist`.
     """
-    beside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    timm.models.save_for_hf(
-        # A copy: safetensors takes no channels-last tensors, and the model trains on as it is.
-        copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format),
-        beside,
-        model_config={
-            "pretrained_cfg": preprocessing.as_timm(),
-            "label_names": list(class_names),
-            "cotrain_dist": notes,
-        },
-        safe_serialization=True,
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    beside.rename(folder)
+    with replaced_folder(folder) as beside:
+        timm.models.save_for_hf(
+            # A copy: safetensors takes no channels-last tensors, and the model trains on as it is.
+            copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format),
+            beside,
+            model_config={
+                "pretrained_cfg": preprocessing.as_timm(),
+                "label_names": list(class_names),
+                "cotrain_dist": notes,
+            },
+            safe_serialization=True,
+        )
 
 
 def load_saved(folder: Path) -> nn.Module:

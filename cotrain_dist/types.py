@@ -31,12 +31,12 @@ ROLES = (Role.A, Role.B)
 class Votes:
     """What models say about N images of U, in the order of U.
 
-    labels: [..., N] uint16, the top class. doubt: [..., N] int16, the code of 1 - confidence
-    (`method.scores.encode_doubt`): smaller is surer. Leading dimension 2: A, B.
+    labels: [..., N] uint16, the top class. uncertainty: [..., N] int16, the code of 1 - confidence
+    (`method.scores.encode_uncertainty`): smaller is surer. Leading dimension 2: A, B.
     """
 
     labels: Tensor
-    doubt: Tensor
+    uncertainty: Tensor
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,54 @@ class Exchange:
     a: PseudoLabeled
     b: PseudoLabeled
 
+    @classmethod
+    def empty(cls) -> "Exchange":
+        """The exchange of an epoch without one."""
+        return cls(PseudoLabeled.empty(), PseudoLabeled.empty())
+
     def selected_by(self, role: Role) -> PseudoLabeled:
         """R_A for role A, R_B for role B."""
         return self.a if role is Role.A else self.b
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a model learns in an epoch, one row per image.
+
+    sample_ids: [N] int64. targets: [N] int64. is_pseudo: [N] bool, whether a model gave the target.
+    weights: [N] float32, the factor on each image's loss; None where all count as one, so that the
+    loss is summed in the kernel that computes it.
+    """
+
+    sample_ids: Tensor
+    targets: Tensor
+    is_pseudo: Tensor
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of a training set that one forward pass learns, on the model's device.
+
+    views: each [n, 3, S, S] float32, normalized; one augmentation of the same n images each.
+    targets, is_pseudo and weights: [n], as in TrainingSet.
+    """
+
+    views: tuple[Tensor, ...]
+    targets: Tensor
+    is_pseudo: Tensor
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Position:
+    """The step that a phase takes next: epochs count from 1, the steps of an epoch from 0."""
+
+    epoch: int = 1
+    step: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cotrain_dist.cli.parsing import describe_keys
+from cotrain_dist.config.schema import describe_keys
 
 HEAD = """\
 # Configuration

@@ -113,7 +113,7 @@ def two_models_config(table: Path, output_dir: Path, **changes: Any) -> Config:
         ),
         "cotrain": CotrainConfig(num_epochs=2, warmup_epochs=0, learning_rate=1e-3),
         "selection": SelectionConfig(threshold=0.7),
-        "pool": PoolConfig(chunk_size=10),
+        "pool": PoolConfig(batch_size=10),
         "device": "cpu",
         "tracking": "tensorboard",
         "output_dir": str(output_dir),

@@ -34,7 +34,7 @@ START_SECONDS = 240.0
 """How long a fresh process may take to import torch and timm, on a busy machine."""
 
 CLEAN_SECONDS = 30.0
-"""How long a rank may take to leave its world after a body."""
+"""How long per rank may take to leave its world after a body."""
 
 NUM_PORTS_TRIED = 3
 
@@ -319,7 +319,7 @@ TINY: dict[str, dict[str, Any]] = {
     "pretrain": {"num_epochs": 2, "warmup_epochs": 0, "learning_rate": 3e-3},
     "cotrain": {"num_epochs": 2, "warmup_epochs": 0, "learning_rate": 1e-3},
     "selection": {"threshold": 0.3},
-    "pool": {"chunk_size": 32},
+    "pool": {"batch_size": 32},
     "distributed": {"timeout_seconds": 60.0, "wait_for_peer_seconds": 60.0},
 }
 

@@ -14,7 +14,7 @@ from ranks import run_ranks
 
 import cotrain_dist
 from cotrain_dist import Config, DataConfig, PretrainConfig, UserError, load_run
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -41,7 +41,7 @@ def test_a_run_knows_its_settings_history_and_groups(finished_run: FinishedRun) 
     assert run.path == finished_run.path
     assert run.config == finished_run.config
     assert run.history == finished_run.history
-    assert len(run.groups.sample_ids(Group.T)) == 24
+    assert len(run.splits.sample_ids(Split.T)) == 24
 
 
 def test_a_moved_run_is_where_it_lies(finished_run: FinishedRun, tmp_path: Path) -> None:
@@ -58,12 +58,12 @@ def test_models_have_the_accuracy_that_was_measured(finished_run: FinishedRun, n
     model = run.load_model(name)
     assert not model.training
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    ids = run.groups.sample_ids(Group.V)
+    ids = run.splits.sample_ids(Split.V)
     folder = Path(str(run.config.data.table)).parent
-    images = [Image.open(folder / run.groups.listing.paths[i]).convert("RGB") for i in ids.tolist()]
+    images = [Image.open(folder / run.splits.listing.paths[i]).convert("RGB") for i in ids.tolist()]
     with torch.no_grad():
         labels = model(torch.stack([transform(image) for image in images])).argmax(dim=1)
-    top1 = (labels == run.groups.class_ids[ids]).double().mean().item()
+    top1 = (labels == run.splits.class_ids[ids]).double().mean().item()
     measured = [line["validation"] for line in run.history if line["phase"] == "cotrain"]
     if name == "best":
         expected = max(line[role]["top1"] for line in measured for role in ("a", "b"))

@@ -118,7 +118,7 @@ def test_the_config_and_the_command_line_load_without_torch() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_config_file_parses_and_states_its_command(path: Path) -> None:
-    from cotrain_dist.cli.parsing import parse_config
+    from cotrain_dist.config.parsing import parse_config
 
     parse_config(["--config", str(path)], "cotrain-dist train")
     head = path.read_text().split("data:")[0]

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from cotrain_dist.cli.parsing import describe_keys, is_key
+from cotrain_dist.config.schema import describe_keys, is_key
 from cotrain_dist.errors import UserError
 
 

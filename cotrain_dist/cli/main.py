@@ -1,13 +1,15 @@
 """Entry point: picks the command, turns errors into one line and an exit code."""
 
+import importlib
 import logging
 import os
+import pkgutil
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from types import ModuleType
 
-from cotrain_dist import __version__
-from cotrain_dist.cli import calibrate, env, evaluate, plan, predict, reproduce, runs, submit, train
+from cotrain_dist.cli import commands
 from cotrain_dist.errors import (
     EXIT_FAILED,
     EXIT_USER_ERROR,
@@ -15,36 +17,30 @@ from cotrain_dist.errors import (
     TrainingError,
     UserError,
 )
+from cotrain_dist.version import __version__
 
-USAGE = """\
-usage: cotrain-dist train [--config FILE] [--KEY VALUE ...]
-       cotrain-dist train --resume RUN [--KEY VALUE ...]
-       cotrain-dist evaluate RUN [--on T|V|U|FOLDER] [--output FILE.json]
-       cotrain-dist predict RUN IMAGES... [--output FILE.csv|.jsonl|.parquet]
-       cotrain-dist plan [--num_ranks N] [--num_nodes N] [--measure] [--config FILE] ...
-       cotrain-dist calibrate [--target_accuracy 0.5] [--config FILE] ...
-       cotrain-dist reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ...
-       cotrain-dist submit [--nodes N] [--gpus-per-node N] [--time T] [--dry-run] ...
-       cotrain-dist runs [DIR]
-       cotrain-dist env
-       cotrain-dist --version
-
+ABOUT = """
 train co-trains two image classifiers; train --help lists every key. Several processes:
 accelerate launch --multi_gpu --num_processes 2 -m cotrain_dist train ... (on a CPU as well).
 """
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "train": train.run,
-    "evaluate": evaluate.run,
-    "predict": predict.run,
-    "plan": plan.run,
-    "calibrate": calibrate.run,
-    "reproduce": reproduce.run,
-    "submit": submit.run,
-    "runs": runs.run,
-    "env": env.run,
-}
+def command_names() -> list[str]:
+    """The commands: the files of cli/commands, `train` first."""
+    names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
+def load_command(name: str) -> ModuleType:
+    """The module of a command: `run` takes its arguments and returns the exit code."""
+    return importlib.import_module(f"{commands.__name__}.{name}")
+
+
+def usage() -> str:
+    """One line for each command."""
+    lines = [load_command(name).USAGE for name in command_names()]
+    shown = "\n       ".join(f"cotrain-dist {line}" for line in [*lines, "--version"])
+    return f"usage: {shown}\n{ABOUT}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), EXIT_USER_ERROR)
     except TrainingError as error:
         return _complain(str(error), EXIT_FAILED)
+    except OSError as error:
+        return _complain(describe_os_error(error), EXIT_FAILED)
     except KeyboardInterrupt:
         return _complain("interrupted; train --resume goes on from the last commit", 130)
 
@@ -68,13 +66,21 @@ def _dispatch(arguments: list[str]) -> int:
             print(f"cotrain-dist {__version__}")
             return 0
         case [] | ["--help" | "-h"]:
-            print(USAGE, end="")
+            print(usage(), end="")
             return 0 if arguments else EXIT_USER_ERROR
-        case [command, *rest] if command in COMMANDS:
-            return COMMANDS[command](rest)
+        case [command, *rest] if command in command_names():
+            code: int = load_command(command).run(rest)
+            return code
         case [command, *_]:
             raise UserError("command", command, "is not known", "cotrain-dist --help lists them")
     return EXIT_USER_ERROR
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line with the file's name: what the operating system refused."""
+    files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    where = f"{' -> '.join(files)}: " if files else ""
+    return f"{where}{error.strerror or error}; what was committed stays"
 
 
 def _rank() -> int:

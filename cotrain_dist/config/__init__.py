@@ -3,7 +3,7 @@
 Importing this package imports no torch, so that a mistyped key costs no seconds.
 """
 
-from cotrain_dist.config.data import DataConfig, augments
+from cotrain_dist.config.data import DataConfig
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
     DistributedConfig,
@@ -12,7 +12,7 @@ from cotrain_dist.config.running import (
     SelectionConfig,
 )
 from cotrain_dist.config.training import CotrainConfig, PretrainConfig, TrainConfig
-from cotrain_dist.config.tree import Config, resolve_model
+from cotrain_dist.config.tree import Config, RoleConfig, resolve_role
 
 __all__ = [
     "Config",
@@ -23,8 +23,8 @@ __all__ = [
     "PlacementConfig",
     "PoolConfig",
     "PretrainConfig",
+    "RoleConfig",
     "SelectionConfig",
     "TrainConfig",
-    "augments",
-    "resolve_model",
+    "resolve_role",
 ]

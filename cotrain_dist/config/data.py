@@ -11,7 +11,7 @@ class DataConfig:
     """Where the images come from and how they are cut into the groups T, L_A, L_B, U and V."""
 
     source: Literal["digits", "imagefolder", "csv", "hub", "torchvision"] = "digits"
-    """`digits`: 1,797 handwritten digits, embedded. `imagefolder`: one folder a class in `root`.
+    """`digits`: 1,797 handwritten digits, embedded. `imagefolder`: one folder per class in `root`.
     `csv`: a `table` of paths and labels. `hub`: a data set of Hugging Face by `name`, or a folder
     of Parquet files or of `save_to_disk`. `torchvision`: a classification set by `name`."""
     root: str | None = None
@@ -32,32 +32,32 @@ class DataConfig:
     unlabeled: str | None = None
     """Folder of further images without labels, at any depth; all of them go to U."""
     test: str | None = None
-    """Folder with one folder a class that is T; the source's own images then give none to T."""
-    groups_from: str | None = None
-    """A run directory (or its groups.parquet) whose groups are taken over instead of drawn."""
+    """Folder with one folder per class that is T; the source's own images then give none to T."""
+    splits_from: str | None = None
+    """A run directory (or its splits.parquet) whose groups are taken over instead of drawn."""
     image_size: int = 64
     """Side in pixels of the square images that the models see."""
     center_crop_fraction: float = 0.875
-    """Share of the resized image's side kept by the center crop when measuring and labeling."""
+    """Fraction of the resized image's side kept by the center crop when measuring and labeling."""
     augment: Literal["auto", "crop_flip", "off"] = "auto"
     """In training: random resized crop and flip, or nothing. `auto`: nothing for digits."""
     crop_min_area: float = 0.35
-    """Least share of the image's area that a random crop keeps."""
+    """Least fraction of the image's area that a random crop keeps."""
     test_fraction: float = 0.2
-    """Share of each class that goes to T."""
+    """Fraction of each class that goes to T."""
     test_per_class: int | None = None
     """Images of each class for T, instead of `test_fraction`."""
     labeled_fraction: float = 0.2
-    """Share of each class that goes to L_A, and as much again to L_B."""
+    """Fraction of each class that goes to L_A, and as much again to L_B."""
     labeled_per_class: int | None = None
     """Images of each class for L_A, and as many for L_B, instead of `labeled_fraction`."""
     validation_fraction: float = 0.0
-    """Share of each class that goes to V, taken from the share of U; 0 draws no V."""
+    """Fraction of each class that goes to V, taken from the fraction of U; 0 draws no V."""
     cache_side: int | None = None
     """Keep decoded images in each rank's memory, shrunk to this shorter side in pixels. Exactness:
     other pixels than without, since images are resized twice; equal for any number of ranks."""
     num_workers: int = 0
-    """Processes a rank that decode and augment. Exactness: any number gives the same images."""
+    """Processes per rank that decode and augment. Exactness: any number gives the same images."""
 
     def __post_init__(self) -> None:
         needed = {"imagefolder": "root", "csv": "table", "hub": "name", "torchvision": "name"}
@@ -88,7 +88,7 @@ class DataConfig:
                 "0.35 is the default, 1 switches random crops off",
             )
         self._check_cache()
-        self._check_shares()
+        self._check_fractions()
         if self.num_workers < 0:
             raise UserError(
                 "data.num_workers", self.num_workers, "must not be negative", "0 uses no workers"
@@ -109,7 +109,7 @@ class DataConfig:
                 "set data.num_workers to 0, or data.cache_side to null",
             )
 
-    def _check_shares(self) -> None:
+    def _check_fractions(self) -> None:
         for name in ("test_fraction", "labeled_fraction"):
             value = getattr(self, name)
             if not 0.0 < value < 1.0:
@@ -135,7 +135,7 @@ class DataConfig:
         used = self.validation_fraction
         used += self.test_fraction if self.test_per_class is None and not self.test else 0.0
         used += 2 * self.labeled_fraction if self.labeled_per_class is None else 0.0
-        # With unlabeled images from elsewhere, U needs no share of the labeled ones.
+        # With unlabeled images from elsewhere, U needs no fraction of the labeled ones.
         most = 1.0 if self.unlabeled or self.source == "csv" else 1.0 - 1e-9
         if used > most:
             raise UserError(
@@ -146,6 +146,9 @@ class DataConfig:
             )
 
 
-def augments(data: DataConfig) -> bool:
-    """Whether training images are randomly cropped and flipped."""
-    return data.augment == "crop_flip" or (data.augment == "auto" and data.source != "digits")
+def augments(augment: str, source: str) -> bool:
+    """Whether training images are randomly cropped and flipped; `auto` leaves digits as they are.
+
+    A flipped digit is another digit, or none.
+    """
+    return augment == "crop_flip" or (augment == "auto" and source != "digits")

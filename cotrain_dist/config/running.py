@@ -1,6 +1,7 @@
 """Settings of selection, passes, placement and time limits."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cotrain_dist.errors import UserError
 
@@ -9,6 +10,8 @@ from cotrain_dist.errors import UserError
 class SelectionConfig:
     """Which images of U become R_A and R_B."""
 
+    rule: Literal["disagreement"] = "disagreement"
+    """`disagreement`: the paper's, the top classes differ and exactly one model is sure."""
     threshold: float = 0.8
     """τ, on the largest softmax probability: sure is above it, unsure below. Not in the paper."""
 
@@ -23,13 +26,13 @@ class SelectionConfig:
 class PoolConfig:
     """The pseudo-label pass over U."""
 
-    chunk_size: int = 128
+    batch_size: int = 128
     """Images of a forward pass without gradients. Fixed chunks, whole on one rank, keep the codes
     bit-equal for every number of ranks."""
 
     def __post_init__(self) -> None:
-        if self.chunk_size < 1:
-            raise UserError("pool.chunk_size", self.chunk_size, "must be at least 1", "try 128")
+        if self.batch_size < 1:
+            raise UserError("pool.batch_size", self.batch_size, "must be at least 1", "try 128")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class PlacementConfig:
 
     ranks_a: list[int] | None = None
     """Global ranks of role A; the others are role B's. None: halves, the odd rank to the model
-    that needs more operations an image."""
+    that needs more operations per image."""
 
 
 LIMITS = ("start_seconds", "timeout_seconds", "lost_after_seconds", "wait_for_peer_seconds")

@@ -20,6 +20,8 @@ class TrainConfig:
     """Decoupled weight decay; timm leaves biases and normalization out."""
     schedule: Literal["cosine", "tanh", "poly", "step"] = "cosine"
     """The schedule of timm that the rate follows after the warm-up, in both phases."""
+    loss: Literal["cross_entropy"] = "cross_entropy"
+    """What a step minimizes; `cross_entropy` between logits and targets."""
     label_smoothing: float = 0.0
     """Share of each target spread evenly over all classes."""
     clip_grad_norm: float | None = None

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from cotrain_dist.config.data import DataConfig
+from cotrain_dist.config.data import DataConfig, augments
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
     DistributedConfig,
@@ -74,25 +74,43 @@ class Config:
             )
 
 
-def resolve_model(config: Config, name: str) -> Config:
-    """The settings as model `a` or `b` sees them: its own values in place of the common ones."""
+@dataclass(frozen=True, kw_only=True)
+class RoleConfig:
+    """The settings of one model: its own values where it has some, else the common ones.
+
+    Made once, by `resolve_role`. Below the setup of a training nobody chooses between the two.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    pretrain: PretrainConfig
+    """With this model's rates."""
+    cotrain: CotrainConfig
+    """With this model's rates."""
+    image_size: int
+    center_crop_fraction: float
+    crop_min_area: float
+    augments: bool
+    """Whether training images are randomly cropped and flipped."""
+    compile: bool
+    seed: int
+
+
+def resolve_role(config: Config, name: str) -> RoleConfig:
+    """The settings of model `a` or `b`."""
     own: ModelConfig = getattr(config, f"model_{name}")
-    scale = own.learning_rate_scale
-    return replace(
-        config,
-        data=replace(
-            config.data,
-            image_size=own.image_size or config.data.image_size,
-            augment=own.augment or config.data.augment,
-            crop_min_area=own.crop_min_area or config.data.crop_min_area,
-        ),
+    decay = config.train.weight_decay if own.weight_decay is None else own.weight_decay
+    return RoleConfig(
+        model=own,
         train=replace(
-            config.train,
-            optimizer=own.optimizer or config.train.optimizer,
-            weight_decay=(
-                config.train.weight_decay if own.weight_decay is None else own.weight_decay
-            ),
+            config.train, optimizer=own.optimizer or config.train.optimizer, weight_decay=decay
         ),
-        pretrain=scale_rates(config.pretrain, scale),
-        cotrain=scale_rates(config.cotrain, scale),
+        pretrain=scale_rates(config.pretrain, own.learning_rate_scale),
+        cotrain=scale_rates(config.cotrain, own.learning_rate_scale),
+        image_size=own.image_size or config.data.image_size,
+        center_crop_fraction=config.data.center_crop_fraction,
+        crop_min_area=own.crop_min_area or config.data.crop_min_area,
+        augments=augments(own.augment or config.data.augment, config.data.source),
+        compile=config.compile,
+        seed=config.seed,
     )

@@ -1,6 +1,7 @@
 """The stream of image batches: a function of keys, not of any generator's history."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -8,15 +9,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from cotrain_dist.config import DataConfig
+from cotrain_dist.config import RoleConfig
 from cotrain_dist.data.sources import ReadImage
 from cotrain_dist.keys import seeded
 
 Transform = Callable[[Image.Image | None], Tensor]
-"""RGB image -> [3, S, S] float32, normalized; None comes from a reader that passes over."""
+"""RGB image -> [3, S, S] float32, normalized; None comes from a reader that skips."""
 
 
-def train_transform(config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
+def train_transform(config: RoleConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
     """Random resized crop and horizontal flip; draws from torch's global generator."""
     transform: Transform = v2.Compose(
         [
@@ -71,3 +72,29 @@ def stream_batches(
         generator=torch.Generator(),  # else each loader draws from the global one
     )
     yield from loader
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """The pixels of a run's images, by sample_id, and how they are loaded on this rank."""
+
+    read: ReadImage
+    num_workers: int = 0
+    pin_memory: bool = False
+
+    def batches(
+        self,
+        transform: Transform,
+        batches: Sequence[Tensor],
+        *,
+        key: tuple[int | str, ...] | None = None,
+    ) -> Iterator[Tensor]:
+        """`stream_batches` of these images."""
+        return stream_batches(
+            self.read,
+            transform,
+            batches,
+            key=key,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+        )

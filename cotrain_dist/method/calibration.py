@@ -1,11 +1,11 @@
-"""Which labeled share to try next, until pre-trained models stand at a wanted accuracy."""
+"""Which labeled fraction to try next, until pre-trained models stand at a wanted accuracy."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 FIRST_FACTOR = 1.6
-"""Factor on the share after a first trial."""
+"""Factor on the fraction after a first trial."""
 
 NEAR, FAR = 0.5, 4
 """Powers of it: the least and the largest step while all trials lie on one side."""
@@ -13,9 +13,9 @@ NEAR, FAR = 0.5, 4
 
 @dataclass(frozen=True)
 class Trial:
-    """Mean accuracy (0..1) of both models over some draws at one share, and its spread."""
+    """Mean accuracy (0..1) of both models over some draws at one fraction, and its spread."""
 
-    share: float
+    fraction: float
     mean: float
     deviation: float
     num_models: int
@@ -30,12 +30,12 @@ class Bracket:
 
 
 def bracket_of(trials: Sequence[Trial], target: float) -> Bracket:
-    """The largest share that stays below the target, the smallest above it that reaches it.
+    """The largest fraction that stays below the target, the smallest above it that reaches it.
 
-    Trials scatter, so a larger share may measure lower: the pair is the neighboring one at the
+    Trials scatter, so a larger fraction may measure lower: the pair is the neighboring one at the
     first crossing.
     """
-    ordered = sorted(trials, key=lambda trial: trial.share)
+    ordered = sorted(trials, key=lambda trial: trial.fraction)
     below = None
     for trial in ordered:
         if trial.mean >= target:
@@ -45,64 +45,66 @@ def bracket_of(trials: Sequence[Trial], target: float) -> Bracket:
 
 
 def nearest(trials: Sequence[Trial], target: float) -> Trial:
-    """The trial whose mean is nearest to the target; of equals the smaller share."""
-    return min(trials, key=lambda trial: (abs(trial.mean - target), trial.share))
+    """The trial whose mean is nearest to the target; of equals the smaller fraction."""
+    return min(trials, key=lambda trial: (abs(trial.mean - target), trial.fraction))
 
 
-def next_share(
+def next_fraction(
     trials: Sequence[Trial], target: float, smallest: float, largest: float
 ) -> float | None:
-    """The share to try next, or None where the target lies outside [smallest, largest].
+    """The fraction to try next, or None where the target lies outside [smallest, largest].
 
-    Between two trials that bracket the target: where the line through them, in logarithm of share
-    and logit of accuracy (accuracy grows about so), meets it. On one side of it: along the line
-    through the two outermost trials, within the limits of a step.
+    Between two trials that bracket the target: where the line through them, in logarithm of
+    fraction and logit of accuracy (accuracy grows about so), meets it. On one side of it: along the
+    line through the two outermost trials, within the limits of a step.
     """
     found = bracket_of(trials, target)
     if found.below is not None and found.above is not None:
         return _meeting(found.below, found.above, target)
-    ordered = sorted(trials, key=lambda trial: trial.share)
+    ordered = sorted(trials, key=lambda trial: trial.fraction)
     outer = ordered[-1] if found.above is None else ordered[0]
     grows = found.above is None
-    if outer.share >= largest if grows else outer.share <= smallest:
+    if outer.fraction >= largest if grows else outer.fraction <= smallest:
         return None
     factor = FIRST_FACTOR if grows else 1 / FIRST_FACTOR
-    share = outer.share * factor
+    fraction = outer.fraction * factor
     if len(ordered) > 1:
         low, high = (ordered[-2], outer) if grows else (outer, ordered[1])
-        share = outer.share * factor**FAR  # where the line is flat or falls
+        fraction = outer.fraction * factor**FAR  # where the line is flat or falls
         if high.mean > low.mean:
-            near, far = sorted((outer.share * factor**NEAR, share))
-            share = min(max(_meeting(low, high, target), near), far)
-    return min(max(share, smallest), largest)
+            near, far = sorted((outer.fraction * factor**NEAR, fraction))
+            fraction = min(max(_meeting(low, high, target), near), far)
+    return min(max(fraction, smallest), largest)
 
 
-def share_beside(
-    share: float, trials: Sequence[Trial], target: float, smallest: float, largest: float
+def fraction_beside(
+    fraction: float, trials: Sequence[Trial], target: float, smallest: float, largest: float
 ) -> float | None:
-    """A share to try where `share` would label as many images as one tried before.
+    """A fraction to try where `fraction` would label as many images as one tried before.
 
     Between two trials that bracket the target the middle, then None; on one side of it a little
     farther towards it, and None at the limit.
     """
     found = bracket_of(trials, target)
     if found.below is not None and found.above is not None:
-        middle = math.sqrt(found.below.share * found.above.share)
-        return middle if share != middle else None
-    if share == (largest if found.above is None else smallest):
+        middle = math.sqrt(found.below.fraction * found.above.fraction)
+        return middle if fraction != middle else None
+    if fraction == (largest if found.above is None else smallest):
         return None
     step: float = FIRST_FACTOR**NEAR
-    farther = share * step if found.above is None else share / step
+    farther = fraction * step if found.above is None else fraction / step
     return min(max(farther, smallest), largest)
 
 
 def _meeting(low: Trial, high: Trial, target: float) -> float:
-    """The share at which the line through two trials reaches the target."""
+    """The fraction at which the line through two trials reaches the target."""
     rise = _logit(high.mean) - _logit(low.mean)
     if rise <= 0.0:
-        return math.sqrt(low.share * high.share)
+        return math.sqrt(low.fraction * high.fraction)
     part = (_logit(target) - _logit(low.mean)) / rise
-    return math.exp(math.log(low.share) + part * (math.log(high.share) - math.log(low.share)))
+    return math.exp(
+        math.log(low.fraction) + part * (math.log(high.fraction) - math.log(low.fraction))
+    )
 
 
 def _logit(accuracy: float) -> float:
@@ -110,16 +112,16 @@ def _logit(accuracy: float) -> float:
     return math.log(clipped / (1.0 - clipped))
 
 
-def fitted_accuracy(trials: Sequence[Trial], share: float) -> float:
-    """The curve: logit of accuracy as a straight line over the logarithm of share, least squares.
+def fitted_accuracy(trials: Sequence[Trial], fraction: float) -> float:
+    """The curve: logit of accuracy as a line over the logarithm of fraction, by least squares.
 
-    trials: at least one; with a single share, its mean.
+    trials: at least one; with a single fraction, its mean.
     """
-    xs = [math.log(trial.share) for trial in trials]
+    xs = [math.log(trial.fraction) for trial in trials]
     ys = [_logit(trial.mean) for trial in trials]
     center_x, center_y = sum(xs) / len(xs), sum(ys) / len(ys)
     spread = sum((x - center_x) ** 2 for x in xs)
     slope = 0.0
     if spread > 0.0:
         slope = sum((x - center_x) * (y - center_y) for x, y in zip(xs, ys, strict=True)) / spread
-    return 1.0 / (1.0 + math.exp(-(center_y + slope * (math.log(share) - center_x))))
+    return 1.0 / (1.0 + math.exp(-(center_y + slope * (math.log(fraction) - center_x))))

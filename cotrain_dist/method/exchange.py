@@ -1,6 +1,8 @@
 """Whose R each role learns from in an epoch (paper, section 3 step 2 and section 4.2)."""
 
-from cotrain_dist.types import Exchange, PseudoLabeled, Role
+import torch
+
+from cotrain_dist.types import Exchange, PseudoLabeled, Role, TrainingSet
 
 
 def teacher_of(role: Role, epoch: int, exchange: str, parity: str) -> Role | None:
@@ -33,3 +35,13 @@ def taught_to(
     """The pseudo-labeled images that `role` learns in this epoch, maybe none."""
     teacher = teacher_of(role, epoch, exchange, parity)
     return PseudoLabeled.empty() if teacher is None else exchanged.selected_by(teacher)
+
+
+def training_set(labeled: TrainingSet, taught: PseudoLabeled) -> TrainingSet:
+    """What a model learns in an epoch: its labeled images, then those it was taught."""
+    is_pseudo = torch.ones(len(taught.labels), dtype=torch.bool)
+    return TrainingSet(
+        sample_ids=torch.cat([labeled.sample_ids, taught.sample_ids]),
+        targets=torch.cat([labeled.targets, taught.labels]),
+        is_pseudo=torch.cat([labeled.is_pseudo, is_pseudo]),
+    )

@@ -1,11 +1,11 @@
 """Accuracy and its relatives: what is measured on T, V and R."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cotrain_dist.method.scores import LARGEST_DOUBT, decode_confidence
+from cotrain_dist.method.scores import LARGEST_UNCERTAINTY, decode_confidence
 from cotrain_dist.types import PseudoLabeled, Votes
 
 NUM_CALIBRATION_BINS = 15
@@ -20,10 +20,6 @@ class Accuracy:
     top5: float
     mean_class_recall: float
     calibration_error: float
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
-        return asdict(self)
 
 
 def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
@@ -83,7 +79,7 @@ def _calibration_error(confidence: Tensor, right: Tensor) -> float:
 
 def agreement_rate(votes: Votes) -> float:
     """Share of U on which A and B name the same class; images not scored count as differing."""
-    valid = (votes.doubt <= LARGEST_DOUBT).all(dim=0)
+    valid = (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
     return ((votes.labels[0] == votes.labels[1]) & valid).double().mean().item()
 
 
@@ -108,29 +104,34 @@ def describe_pool(
     both) and `differ`, and for each role: numbers of images and of right ones, [10] by confidence
     in tenths from 0 to 1, and [num_classes] by the class that the role's model names.
     """
-    known = (true_labels >= 0) & (votes.doubt <= LARGEST_DOUBT).all(dim=0)
+    known = (true_labels >= 0) & (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
     if not known.any():
         return None
     labels, truth = votes.labels.to(torch.int64)[:, known], true_labels[known]
-    tenth = _tenth_of_confidence(votes.doubt[:, known])
+    tenth = _tenth_of_confidence(votes.uncertainty[:, known])
     agree = labels[0] == labels[1]
     described = {}
     for name, mask in (("agree", agree), ("differ", ~agree)):
         for role, (called, bins) in zip("ab", zip(labels, tenth, strict=True), strict=True):
             right = mask & (called == truth)
             described[f"{name}_{role}"] = {
-                "num_images": _histogram(bins[mask], NUM_CONFIDENCE_BINS),
-                "num_right": _histogram(bins[right], NUM_CONFIDENCE_BINS),
-                "num_images_by_class": _histogram(called[mask], num_classes),
-                "num_right_by_class": _histogram(called[right], num_classes),
+                "num_images": histogram(bins[mask], NUM_CONFIDENCE_BINS),
+                "num_right": histogram(bins[right], NUM_CONFIDENCE_BINS),
+                "num_images_by_class": histogram(called[mask], num_classes),
+                "num_right_by_class": histogram(called[right], num_classes),
             }
     return described
 
 
-def _tenth_of_confidence(doubt: Tensor) -> Tensor:
-    return (decode_confidence(doubt) * NUM_CONFIDENCE_BINS).long().clamp(0, NUM_CONFIDENCE_BINS - 1)
+def _tenth_of_confidence(uncertainty: Tensor) -> Tensor:
+    return (
+        (decode_confidence(uncertainty) * NUM_CONFIDENCE_BINS)
+        .long()
+        .clamp(0, NUM_CONFIDENCE_BINS - 1)
+    )
 
 
-def _histogram(bins: Tensor, num_bins: int) -> list[int]:
-    counts: list[int] = torch.bincount(bins, minlength=num_bins).tolist()
+def histogram(values: Tensor, num_bins: int) -> list[int]:
+    """How often each of 0 .. num_bins - 1 occurs in values, [N] int64."""
+    counts: list[int] = torch.bincount(values, minlength=num_bins).tolist()
     return counts

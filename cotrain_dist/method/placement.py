@@ -43,7 +43,7 @@ def place(
     """Ranks of A and B: both on a single rank; else halves, the odd rank to the costlier model.
 
     Ranks are cut in the order of their nodes, so that a role group stays within a node where the
-    shape allows it. `ranks_a` overrides. Costs are operations an image; only their order counts,
+    shape allows it. `ranks_a` overrides. Costs are operations per image; only their order counts,
     and A gets the odd rank of a tie. Raises UserError for a `ranks_a` that does not fit the world.
     """
     world = sorted(row.global_rank for row in rows)
@@ -105,7 +105,7 @@ def check_devices(rows: Sequence[RankRow]) -> None:
 
 
 def chunks_of_rank(
-    num_items: int, chunk_size: int, role_rank: int, num_ranks: int
+    num_items: int, batch_size: int, role_rank: int, num_ranks: int
 ) -> list[tuple[int, int]]:
     """The chunks [start, stop) that a rank of a role passes over: whole, contiguous, in order.
 
@@ -115,8 +115,8 @@ def chunks_of_rank(
     >>> chunks_of_rank(10, 4, role_rank=1, num_ranks=2)
     [(8, 10)]
     """
-    starts = range(0, num_items, chunk_size)
+    starts = range(0, num_items, batch_size)
     sizes = spread(len(starts), num_ranks)
     first = sum(sizes[:role_rank])
     mine = starts[first : first + sizes[role_rank]]
-    return [(start, min(start + chunk_size, num_items)) for start in mine]
+    return [(start, min(start + batch_size, num_items)) for start in mine]

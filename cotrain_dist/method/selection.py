@@ -3,45 +3,55 @@
 import torch
 from torch import Tensor
 
-from cotrain_dist.method.scores import LARGEST_DOUBT, threshold_code
-from cotrain_dist.types import PseudoLabeled, Role, Selection, Votes
+from cotrain_dist.method.scores import LARGEST_UNCERTAINTY, threshold_code
+from cotrain_dist.types import Exchange, PseudoLabeled, Role, Selection, Votes
 
 A, B = Role.A.index, Role.B.index
+
+
+def select(votes: Votes, rule: str, *, threshold: float) -> Selection:
+    """R_A and R_B by the rule that `selection.rule` names.
+
+    A rule is a function of both models' votes on U alone, so every world selects the same images.
+    """
+    match rule:
+        case "disagreement":
+            return select_disagreement(votes, threshold=threshold)
+        case _:
+            raise AssertionError(f"selection.rule {rule} is no value of the config")
 
 
 def select_disagreement(votes: Votes, *, threshold: float) -> Selection:
     """R_A and R_B of the paper (section 3, step 2): the classes differ and exactly one is sure.
 
-    votes.labels: [2, N] uint16; votes.doubt: [2, N] int16. Sure means c > τ, unsure c < τ, both
-    strict and decided on codes: a doubt whose code equals the threshold's is neither. An image
-    that either model could not score (INVALID_DOUBT) is in neither R.
+    votes.labels: [2, N] uint16; votes.uncertainty: [2, N] int16. Sure means c > τ, unsure c < τ,
+    both strict and decided on codes: an uncertainty whose code equals the threshold's is neither.
+    An image that either model could not score (INVALID_UNCERTAINTY) is in neither R.
 
-    >>> from cotrain_dist.method.scores import encode_doubt
+    >>> from cotrain_dist.method.scores import encode_uncertainty
     >>> labels = torch.tensor([[0, 0, 0], [0, 1, 1]]).to(torch.uint16)
     >>> confidence = torch.tensor([[0.9, 0.9, 0.4], [0.5, 0.5, 0.9]])
-    >>> votes = Votes(labels, encode_doubt(confidence))
+    >>> votes = Votes(labels, encode_uncertainty(confidence))
     >>> selection = select_disagreement(votes, threshold=0.8)
     >>> selection.a.tolist(), selection.b.tolist()
     ([False, True, False], [False, False, True])
     """
     cut = threshold_code(threshold)
-    valid = (votes.doubt <= LARGEST_DOUBT).all(dim=0)
+    valid = (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
     differ = (votes.labels[A] != votes.labels[B]) & valid
-    sure, unsure = votes.doubt < cut, votes.doubt > cut
+    sure, unsure = votes.uncertainty < cut, votes.uncertainty > cut
     return Selection(a=differ & sure[A] & unsure[B], b=differ & sure[B] & unsure[A])
 
 
 def num_equal_codes(votes: Votes, *, threshold: float) -> int:
     """Images of U where a model's code equals the threshold's, so that it is neither."""
-    return int((votes.doubt == threshold_code(threshold)).any(dim=0).sum())
+    return int((votes.uncertainty == threshold_code(threshold)).any(dim=0).sum())
 
 
-def label_selected(
-    selection: Selection, votes: Votes, pool_ids: Tensor
-) -> tuple[PseudoLabeled, PseudoLabeled]:
+def label_selected(selection: Selection, votes: Votes, pool_ids: Tensor) -> Exchange:
     """R_A labeled by A's votes and R_B labeled by B's. pool_ids: [N] int64, ascending."""
     selected = []
     for role, mask in ((Role.A, selection.a), (Role.B, selection.b)):
         labels = votes.labels[role.index].to(torch.int64)[mask]
         selected.append(PseudoLabeled(sample_ids=pool_ids[mask], labels=labels))
-    return selected[0], selected[1]
+    return Exchange(*selected)

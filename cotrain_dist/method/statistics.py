@@ -22,7 +22,7 @@ class Interval:
 
 
 def paired_interval(differences: Sequence[float]) -> Interval:
-    """Student's t interval at 95 % of paired differences, one a seed; endless for a single one.
+    """Student's t interval at 95 % of paired differences, one per seed; endless for a single one.
 
     >>> interval = paired_interval([1.0, 2.0, 3.0])
     >>> interval.mean, round(interval.low, 3), round(interval.high, 3)

@@ -3,6 +3,8 @@
 Order and steps do not depend on the number of ranks; only the cut inside a step does.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -56,3 +58,40 @@ def split_step(step: Tensor, num_ranks: int, num_micro: int) -> list[list[Tensor
     """
     ranks = torch.split(step, spread(len(step), num_ranks))
     return [list(torch.split(rank, spread(len(rank), num_micro))) for rank in ranks]
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """The steps of one epoch, and which rows of the training set each shard of a step takes.
+
+    steps: rows of each step, [n] int64. A step is cut into `num_shards`, one for each rank of the
+    role, and each shard into `num_micro` micro-batches.
+    """
+
+    steps: tuple[Tensor, ...]
+    num_shards: int
+    num_micro: int
+
+    def micro_batches(self, step: int, shard: int) -> list[Tensor]:
+        """The rows of each micro-batch of one shard."""
+        return split_step(self.steps[step], self.num_shards, self.num_micro)[shard]
+
+    def cut(self, num_steps: int) -> "EpochPlan":
+        """The first steps alone: for measuring what a step costs."""
+        return replace(self, steps=self.steps[:num_steps])
+
+
+def plan_epoch(
+    num_samples: int,
+    *,
+    batch_size: int,
+    num_shards: int,
+    num_micro: int,
+    key: tuple[int | str, ...],
+) -> EpochPlan:
+    """The plan of an epoch over `num_samples` rows, whose order the key decides.
+
+    A pure function, so that training can be entered at any step of any epoch.
+    """
+    order = order_samples(num_samples, "order", *key)
+    return EpochPlan(split_into_steps(order, batch_size), num_shards, num_micro)

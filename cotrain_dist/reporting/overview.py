@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
-from cotrain_dist.reporting.run_directory import RunDirectory
+from cotrain_dist.store.records import ROLE_NAMES, CotrainRecord, PretrainRecord
+from cotrain_dist.store.run_directory import RunDirectory
 
 
 @dataclass(frozen=True)
@@ -37,45 +37,40 @@ def summaries_below(folder: Path) -> list[RunSummary]:
 
 def _summarize(path: Path) -> RunSummary:
     run = RunDirectory(path)
-    history = run.history.read()
-    step_two = [record for record in history if record["phase"] == "cotrain"]
+    step_two = run.history.cotrain()
     return RunSummary(
         path=path,
         status=_status(run),
-        num_epochs=step_two[-1]["epoch"] if step_two else 0,
+        num_epochs=step_two[-1].epoch if step_two else 0,
         best=_best(step_two),
-        seconds=_seconds(history),
+        seconds=_seconds(run.history.pretrain(), step_two),
     )
 
 
 def _status(run: RunDirectory) -> str:
-    if run.read_json("run.json").get("finished"):
+    if run.is_finished():
         return "finished"
     return "running" if run.is_in_use() else "stopped"
 
 
-def _best(records: list[dict[str, Any]]) -> str:
+def _best(records: list[CotrainRecord]) -> str:
     if not records:
         return "-"
-    group, name = ("validation", "V") if "validation" in records[-1] else ("test", "T")
+    name = "T" if records[-1].validation is None else "V"
     top1, role, epoch = max(
-        (record[group][role]["top1"], role, record["epoch"])
+        (record.chosen_on[role].top1, role, record.epoch)
         for record in records
-        for role in ("a", "b")
+        for role in ROLE_NAMES
     )
     return f"{100 * top1:.1f} % on {name} ({role.upper()}, epoch {epoch})"
 
 
-def _seconds(history: list[dict[str, Any]]) -> float:
-    pretrain: dict[str, float] = {}
-    seconds = 0.0
-    for record in history:
-        if record["phase"] == "pretrain":
-            spent = sum(record["seconds"].values())
-            pretrain[record["role"]] = pretrain.get(record["role"], 0.0) + spent
-        else:
-            seconds += record["seconds"]
-    return seconds + max(pretrain.values(), default=0.0)
+def _seconds(step_one: list[PretrainRecord], step_two: list[CotrainRecord]) -> float:
+    by_role: dict[str, float] = {}
+    for record in step_one:
+        spent = sum(record.seconds.values())
+        by_role[record.role] = by_role.get(record.role, 0.0) + spent
+    return max(by_role.values(), default=0.0) + sum(record.seconds for record in step_two)
 
 
 def overview_table(summaries: list[RunSummary]) -> Table:

@@ -1,12 +1,15 @@
 """Tables for the terminal."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
 from cotrain_dist.method.metrics import Accuracy, Confusion
+from cotrain_dist.runtime.progress import build_console
+from cotrain_dist.store.records import CotrainRecord, Record
 
 TITLES = {"a": "A", "b": "B", "ensemble": "ensemble"}
 
@@ -17,19 +20,31 @@ COLUMNS = (
 )
 
 
-def before_and_after(history: list[dict[str, Any]]) -> Table:
+def show_outcome(history: Sequence[Record]) -> None:
+    """What Step 2 has changed, on the console; nothing where there is no such epoch.
+
+    history: as `train` returns it, so that the lead rank alone shows it.
+    """
+    measured = [record for record in history if isinstance(record, CotrainRecord)]
+    if measured and measured[-1].epoch:
+        build_console().print(before_and_after(measured))
+
+
+def before_and_after(measured: Sequence[CotrainRecord]) -> Table:
     """A, B and ensemble on T before Step 2 (epoch 0 of its history) and after its last epoch."""
-    measured = [record for record in history if record["phase"] == "cotrain"]
     first, last = measured[0], measured[-1]
-    table = Table(title=f"Accuracy on T in %, before and after {last['epoch']} epochs of Step 2")
+    table = Table(title=f"Accuracy on T in %, before and after {last.epoch} epochs of Step 2")
     table.add_column("")
     for _, title in COLUMNS:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("gain", justify="right")
     for name, title in TITLES.items():
-        before, after = first["test"][name], last["test"][name]
-        cells = [f"{100 * before[key]:.1f} → {100 * after[key]:.1f}" for key, _ in COLUMNS]
-        table.add_row(title, *cells, f"{100 * (after['top1'] - before['top1']):+.1f}")
+        before, after = first.test[name], last.test[name]
+        cells = [
+            f"{100 * getattr(before, key):.1f} → {100 * getattr(after, key):.1f}"
+            for key, _ in COLUMNS
+        ]
+        table.add_row(title, *cells, f"{100 * (after.top1 - before.top1):+.1f}")
     return table
 
 
@@ -39,12 +54,12 @@ def accuracy_table(figures: dict[str, Accuracy], title: str) -> Table:
     for heading in ("", "top-1", "top-5", "mean recall", "calib. error"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, heading in TITLES.items():
-        values = figures[name].as_dict().values()
+        values = asdict(figures[name]).values()
         table.add_row(heading, *(f"{100 * value:.1f}" for value in values))
     return table
 
 
-def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: list[str]) -> Table:
+def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: Sequence[str]) -> Table:
     """Recall of every class that occurs, the worst of the ensemble first."""
     table = Table(title="By class: share called by its name, in %")
     for heading in ("class", "images", *TITLES.values()):
@@ -57,7 +72,7 @@ def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: list[st
     return table
 
 
-def confusion_table(confused: list[Confusion], class_names: list[str]) -> Table:
+def confusion_table(confused: list[Confusion], class_names: Sequence[str]) -> Table:
     """The most confused pairs of classes."""
     table = Table(title="Most confused by the ensemble")
     for heading in ("class", "called", "images"):

@@ -19,9 +19,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 
-from cotrain_dist import __version__
 from cotrain_dist.config import Config
-from cotrain_dist.config.digest import flatten
+from cotrain_dist.config.text import flatten
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
@@ -33,11 +32,18 @@ from cotrain_dist.runtime.launch import (
     use_cpu,
 )
 from cotrain_dist.runtime.roll_call import call_the_roll
-from cotrain_dist.runtime.source import source_digest
-from cotrain_dist.runtime.tracking import check_tracker, start_tracker, stop_tracker, track_record
+from cotrain_dist.runtime.tracking import check_tracker, track_record
+from cotrain_dist.runtime.watchdog import ends_after
 from cotrain_dist.types import ROLES, Role
+from cotrain_dist.version import __version__, source_digest
 
 Precision = Literal["fp32", "bf16", "fp16"]
+
+LAUNCHER_PREFIXES = (
+    *("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "ACCELERATE_", "TORCHELASTIC_"),
+    *("SLURM_NTASKS", "OMPI_COMM_", "PMI_", "MV2_COMM_"),
+)
+"""Variables by which a launcher tells a process of its world."""
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
 
@@ -102,36 +108,85 @@ class Runtime:
         with self.clock.measure("idle"):
             barrier(self.control)
 
-    def start_tracker(self, settings: Mapping[str, Any]) -> None:
-        """Begin to track, where the settings ask for it."""
-        start_tracker(self.accelerator, settings)
-
     def track(self, record: Mapping[str, Any]) -> None:
         """Send a history line to the tracker."""
         track_record(self.accelerator, record)
 
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """End in order after the block; after an exception alone, since the peers may not come."""
+        if error is None:
+            self.close()
+        else:
+            self.abandon(f"{type(error).__name__}: {error}".splitlines()[0])
+
     def close(self) -> None:
         """Collective over all ranks: end in order. The second barrier keeps the store alive."""
-        stop_tracker(self.accelerator)
         barrier(self.control)
         if self.heartbeat is not None:
             self.heartbeat.stop()
             barrier(self.control)
-            dist.destroy_process_group()
-        # Accelerate keeps the first precision for good; a notebook may train with another next.
-        AcceleratorState._reset_state(reset_partial_state=True)
+        _forget_world()
+
+    def abandon(self, why: str) -> None:
+        """End without the others, and tell them: no thread, group or waiting peer is left."""
+        if self.heartbeat is not None:
+            self.heartbeat.leave(why)
+        _forget_world()
+
+
+def _forget_world() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    # Accelerate keeps the first precision for good; a notebook may train with another next.
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -> Runtime:
     """Join the world that the launcher promised, or stand alone. Collective over all ranks.
 
-    Costs are operations an image of A and B. Raises UserError for a wrong start.
+    Costs are operations per image of A and B. Use it as a context manager, which ends the world
+    after an exception as well. Raises UserError for a wrong start.
     """
     check_tracker(config.tracking)
     environ = dict(os.environ)  # Accelerate writes its own view of the world over WORLD_SIZE
     check_environment(environ)
     # Held until the process group stands, which then shares it.
     store = call_the_roll(environ, _facts(config), config.distributed.start_seconds)
+    rank = f"rank {environ.get('RANK', '0')} on {socket.gethostname()}"
+    limit = config.distributed.start_seconds
+    # The groups are made by calls without a limit: one killed launcher, and they wait for ever.
+    message = (
+        f"{rank}: the process groups did not stand within {limit:.0f} s "
+        "(distributed.start_seconds); a rank or its launcher has ended. Ending."
+    )
+    try:
+        with ends_after(limit, message):
+            rt = _join(config, environ, cost_a, cost_b)
+    except BaseException:
+        _forget_world()
+        raise
+    del store
+    return rt
+
+
+def start_alone(config: Config) -> Runtime:
+    """A world of this process, whatever launcher started it; no collective.
+
+    For looking at a training from a login node or from within a job.
+    """
+    names = [name for name in os.environ if name.startswith(LAUNCHER_PREFIXES)]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        return _join(config, dict(os.environ), 1.0, 1.0)
+    finally:
+        os.environ.update(hidden)
+
+
+def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float) -> Runtime:
+    """Collective over all ranks: the groups, and the heartbeat that watches over them."""
     on_cpu = use_cpu(config.device, environ, torch.cuda.device_count())
     limit = timedelta(seconds=config.distributed.timeout_seconds)
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
@@ -145,7 +200,6 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
     check_world(environ, accelerator.num_processes)
-    del store
     control = _control_group(accelerator, config)
     here = RankRow(control.index, socket.gethostname(), _device_name(accelerator))
     rows = [RankRow(**row) for row in all_gather_json(asdict(here), control)]

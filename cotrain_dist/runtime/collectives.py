@@ -1,6 +1,6 @@
 """Every collective outside DDP: packed, padded, trimmed, over a named group with a time limit.
 
-What travels is bytes, never objects: nothing a rank receives is unpickled.
+What travels is bytes, never objects: nothing per rank receives is unpickled.
 """
 
 import hashlib

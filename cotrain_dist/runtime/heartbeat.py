@@ -1,7 +1,8 @@
 """Notice a lost rank while nobody communicates.
 
 Within an epoch the roles do not meet, so a collective of one role says nothing about the other. A
-thread of each rank writes a counter to the launcher's key-value store and watches the others'.
+thread of each rank writes a counter to the launcher's key-value store and watches the others'. A
+rank that ends with an error says so there, since its process may live on, in a notebook.
 """
 
 import logging
@@ -17,6 +18,12 @@ import torch.distributed as dist
 from cotrain_dist.errors import EXIT_PEER_LOST
 
 logger = logging.getLogger(__name__)
+
+LEFT = "left: "
+"""What a rank writes in place of its counter when it ends with an error."""
+
+GRACE_SECONDS = 1.0
+"""How long a rank that hears so may take to end on its own: an error may be all ranks' at once."""
 
 
 class Heartbeat:
@@ -58,6 +65,28 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(timeout=self._lost_after)
 
+    def leave(self, why: str) -> None:
+        """End the threads and tell the others that this rank has ended with an error.
+
+        They end as well, since they may wait for it. The store lives in rank 0's process, which
+        stays a moment, so that they can hear it.
+        """
+        self.stop()
+        try:
+            self._store.set(self._key(self._rank), LEFT + why)
+            if self._rank == 0:
+                others = [self._key(rank) for rank in range(1, len(self._labels))]
+                self._wait_until_left(others)
+        except dist.DistError:  # the store is gone, and so are those who could hear
+            pass
+
+    def _wait_until_left(self, keys: list[str]) -> None:
+        limit = time.monotonic() + self._interval + 2 * GRACE_SECONDS
+        while time.monotonic() < limit:
+            if all(value.startswith(LEFT.encode()) for value in self._store.multi_get(keys)):
+                return
+            time.sleep(0.05)
+
     def _key(self, rank: int) -> str:
         return f"cotrain_dist/beat/{rank}"
 
@@ -79,10 +108,17 @@ class Heartbeat:
                 return
             self._last_answer = now = time.monotonic()
             for rank, value in enumerate(values):
-                if value != last_values[rank]:
+                if value.startswith(LEFT.encode()):
+                    self._hear(rank, value.decode().removeprefix(LEFT))
+                elif value != last_values[rank]:
                     last_values[rank], last_seen[rank] = value, now
                 elif now - last_seen[rank] > self._lost_after and not self._stopped.is_set():
                     self._give_up(self._labels[rank], "no sign of life")
+
+    def _hear(self, rank: int, why: str) -> None:
+        """Another rank has ended with an error: end, unless this one does so by itself."""
+        if not self._stopped.wait(GRACE_SECONDS):
+            self._give_up(self._labels[rank], f"it ended with an error: {why}")
 
     def _guard(self) -> None:
         """Watch the other thread: over a dead link, the store's own time limit waits for ever."""

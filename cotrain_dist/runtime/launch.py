@@ -32,7 +32,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
                 name,
                 num_tasks,
                 "this process is one of several, but WORLD_SIZE is not set: each would train alone",
-                f"run one launcher a node ({MULTI_GPU_HINT}), or unset {name} to train in "
+                f"run one launcher per node ({MULTI_GPU_HINT}), or unset {name} to train in "
                 "one process on purpose",
             )
 

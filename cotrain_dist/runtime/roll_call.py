@@ -7,15 +7,14 @@ rank writes a few facts to the launcher's key-value store and reads the others',
 import contextlib
 import json
 import os
-import sys
-import threading
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
-from cotrain_dist.errors import EXIT_PEER_LOST, PeerUserError, UserError
+from cotrain_dist.errors import PeerUserError, UserError
+from cotrain_dist.runtime.watchdog import ends_after
 
 Facts = Mapping[str, str]
 """What must be equal on every rank, by name; `node` alone may differ."""
@@ -40,29 +39,23 @@ def call_the_roll(environ: Mapping[str, str], facts: Facts, limit_seconds: float
     own_rank = int(environ["RANK"])
     limit = timedelta(seconds=limit_seconds)
     # Over a link that dies just now, the store's own limit waits for ever.
-    guard = threading.Timer(2 * limit_seconds + GRACE_SECONDS, _give_up, (environ, facts))
-    guard.daemon = True
-    guard.start()
-    try:
-        store = _open_store(environ, facts, limit)
-        roll = _read_roll(store, own_rank, facts, num_ranks, limit)
-    except dist.DistError as error:
-        raise PeerUserError("rank 0: has ended at the start; its log says why") from error
-    finally:
-        guard.cancel()
+    with ends_after(2 * limit_seconds + GRACE_SECONDS, _no_answer(environ, facts)):
+        try:
+            store = _open_store(environ, facts, limit)
+            roll = _read_roll(store, own_rank, facts, num_ranks, limit)
+        except dist.DistError as error:
+            raise PeerUserError("rank 0: has ended at the start; its log says why") from error
     complaint = _missing(roll, num_ranks, limit_seconds) or _differing(roll)
     if complaint is not None:
         raise complaint if own_rank == 0 else PeerUserError(f"rank 0: {complaint}")
     return store
 
 
-def _give_up(environ: Mapping[str, str], facts: Facts) -> None:
-    message = (
+def _no_answer(environ: Mapping[str, str], facts: Facts) -> str:
+    return (
         f"rank {environ['RANK']} on {facts['node']}: no answer from rank 0's store at "
         f"{environ['MASTER_ADDR']}:{environ['MASTER_PORT']}. Ending."
     )
-    print(message, file=sys.stderr, flush=True)
-    os._exit(EXIT_PEER_LOST)
 
 
 def _read_roll(

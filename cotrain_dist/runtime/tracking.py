@@ -1,12 +1,13 @@
 """The history's numbers to a tracker, through Accelerate; from the lead rank, for both roles."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from accelerate import Accelerator
 
-from cotrain_dist.config.digest import flatten
+from cotrain_dist.config.text import flatten
 from cotrain_dist.errors import UserError
 
 
@@ -18,14 +19,21 @@ def check_tracker(tracking: str) -> None:
         )
 
 
-def start_tracker(accelerator: Accelerator, settings: Mapping[str, Any]) -> None:
-    """Begin to track a run with its flat settings. No collective: the lead rank tracks."""
+@contextmanager
+def tracking(accelerator: Accelerator, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Track a run with its flat settings inside the block. No collective: the lead rank tracks."""
     if accelerator.log_with:
         plain = (bool, int, float, str)
         accelerator.init_trackers(
             "cotrain_dist",
             config={k: v if isinstance(v, plain) else str(v) for k, v in settings.items()},
         )
+    try:
+        yield
+    finally:
+        # Write out what is left. `end_training` would also end the process group, of other use.
+        for tracker in accelerator.trackers:
+            tracker.finish()
 
 
 def track_record(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
@@ -41,9 +49,3 @@ def track_record(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
         if isinstance(value, int | float) and key != "epoch"
     }
     accelerator.log(numbers, step=int(record["epoch"]))
-
-
-def stop_tracker(accelerator: Accelerator) -> None:
-    """Write out what is left. `end_training` would also end the process group, of other use."""
-    for tracker in accelerator.trackers:
-        tracker.finish()

@@ -10,7 +10,7 @@ from cotrain_dist.config import Config
 START = "start"
 """The part that pre-trains A and B once for all conditions of a seed."""
 
-GROUPS_OF_CEILING = "groups-ceiling.parquet"
+SPLITS_OF_CEILING = "splits-ceiling.parquet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ def arm_config(arm: Arm, base: Config, seed: int, folder: Path, num_epochs: int)
         exchange=arm.exchange,
         exchange_parity=arm.parity,
         labels=arm.labels,
-        data=replace(base.data, groups_from=str(start)),
+        data=replace(base.data, splits_from=str(start)),
         cotrain=replace(base.cotrain, num_epochs=num_epochs),
     )
     if arm.begins == "pretrained":
@@ -211,5 +211,5 @@ def ceiling_config(config: Config, folder: Path, num_labeled: int, num_all: int)
     num_left = max(0, num_epochs - longer.pretrain.num_epochs)
     warmup = min(int(config.cotrain.warmup_epochs / factor), max(0, num_left - 1))
     cotrain = replace(config.cotrain, num_epochs=num_left, warmup_epochs=warmup)
-    data = replace(config.data, groups_from=str(folder / GROUPS_OF_CEILING))
+    data = replace(config.data, splits_from=str(folder / SPLITS_OF_CEILING))
     return replace(longer, data=data, cotrain=cotrain)

@@ -1,6 +1,5 @@
-"""`calibrate`: the labeled share at which pre-trained models stand at a wanted accuracy on T."""
+"""`calibrate`: the labeled fraction at which pre-trained models stand at a wanted accuracy on T."""
 
-import json
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -8,25 +7,27 @@ from statistics import mean, stdev
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.groups import draw_group_table, shares_of
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, Listing
+from cotrain_dist.data.splits import draw_split_table, fractions_of
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.calibration import (
     Trial,
     bracket_of,
+    fraction_beside,
     nearest,
-    next_share,
-    share_beside,
+    next_fraction,
 )
-from cotrain_dist.method.splits import Group, labeled_limits
-from cotrain_dist.reporting.console import build_console
+from cotrain_dist.method.splits import Split, labeled_limits
 from cotrain_dist.reporting.grid import Grid
-from cotrain_dist.reporting.run_directory import RunDirectory
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
+from cotrain_dist.runtime.progress import build_console
+from cotrain_dist.store import atomic
+from cotrain_dist.store.records import ROLE_NAMES
+from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.study.arms import step_one_alone
-from cotrain_dist.study.curve import draw_curve
+from cotrain_dist.study.figures import draw_curve
 from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part
 from cotrain_dist.study.report import setting_of
 
@@ -52,7 +53,7 @@ class Calibration:
     trials: tuple[Trial, ...]
     ending: str
     is_reached: bool
-    """Whether a share was found: within the tolerance, or between two neighbors."""
+    """Whether a fraction was found: within the tolerance, or between two neighbors."""
 
     @property
     def chosen(self) -> Trial:
@@ -61,32 +62,32 @@ class Calibration:
 
 
 def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> bool:
-    """Try shares until one fits or the budget is spent. Collective over all ranks.
+    """Try fractions until one fits or the budget is spent. Collective over all ranks.
 
-    base: settings of the pre-training; `base.output_dir` is the study's folder, and the first share
-    is `data.labeled_fraction`, or what `data.labeled_per_class` comes to. Trials that stand there
-    are not run again. Groups are nested: for one draw a larger share holds every smaller one, over
-    the same T. Returns whether a share was found.
+    base: settings of the pre-training; `base.output_dir` is the study's folder, and the first
+    fraction is `data.labeled_fraction`, or what `data.labeled_per_class` comes to. Trials that
+    stand there are not run again. Splits are nested: for one draw a larger fraction holds every
+    smaller one, over the same T. Returns whether a fraction was found.
     """
     folder = Path(base.output_dir)
     base = replace(base, precision=rt.precision)  # what `auto` comes to, for all trials
     search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
     while True:
-        share = on_lead(lambda: search.next_share() if search else None, rt)
-        if share is None:
+        fraction = on_lead(lambda: search.next_fraction() if search else None, rt)
+        if fraction is None:
             return bool(on_lead(lambda: search.end(quiet) if search else None, rt))
         for draw in range(goal.num_draws):
-            run_part(trial_config(base, share, draw, folder), rt, quiet=quiet)
-        on_lead(partial(search.take, share) if search else lambda: None, rt)
+            run_part(trial_config(base, fraction, draw, folder), rt, quiet=quiet)
+        on_lead(partial(search.take, fraction) if search else lambda: None, rt)
 
 
-def trial_config(base: Config, share: float, draw: int, folder: Path) -> Config:
-    """Pre-training alone, with one share and one draw."""
+def trial_config(base: Config, fraction: float, draw: int, folder: Path) -> Config:
+    """Pre-training alone, with one fraction and one draw."""
     return replace(
         step_one_alone(base),
-        data=replace(base.data, labeled_fraction=share, labeled_per_class=None),
+        data=replace(base.data, labeled_fraction=fraction, labeled_per_class=None),
         seed=base.seed + draw,
-        output_dir=str(folder / f"share-{share:.4f}" / f"draw-{base.seed + draw}"),
+        output_dir=str(folder / f"fraction-{fraction:.4f}" / f"draw-{base.seed + draw}"),
     )
 
 
@@ -98,56 +99,56 @@ class _Search:
         self._folder = Path(base.output_dir)
         self._listing = list_images(base.data)
         self._setting = setting_of(base, len(self._listing.class_names))
-        self._limits = labeled_limits(_class_sizes(self._listing), shares_of(base.data))
+        self._limits = labeled_limits(_class_sizes(self._listing), fractions_of(base.data))
         self._trials: list[Trial] = []
         self._sizes: set[int] = set()
         self._ending = ""
         open_study(base, self._folder)
-        check_images(self._listing, base, self._folder.glob("share-*/draw-*"))
+        check_images(self._listing, base, self._folder.glob("fraction-*/draw-*"))
 
-    def next_share(self) -> float | None:
-        """The next share to train, or None at the end."""
+    def next_fraction(self) -> float | None:
+        """The next fraction to train, or None at the end."""
         goal = self._goal
         if not self._trials:
             low, high = self._limits
-            return min(max(self._first_share(), low), high)
+            return min(max(self._first_fraction(), low), high)
         if abs(nearest(self._trials, goal.target).mean - goal.target) <= goal.tolerance:
             self._ending = "a trial stands within the tolerance"
             return None
         if len(self._trials) >= goal.max_trials:
             self._ending = "the budget of trials is spent"
             return None
-        share = next_share(self._trials, goal.target, *self._limits)
-        while share is not None and self._num_labeled(round(share, 4)) in self._sizes:
-            share = share_beside(share, self._trials, goal.target, *self._limits)
-        if share is None:
+        fraction = next_fraction(self._trials, goal.target, *self._limits)
+        while fraction is not None and self._num_labeled(round(fraction, 4)) in self._sizes:
+            fraction = fraction_beside(fraction, self._trials, goal.target, *self._limits)
+        if fraction is None:
             bracket = bracket_of(self._trials, goal.target)
             self._ending = (
-                "out of reach: the target lies beyond the shares that the data allow"
+                "out of reach: the target lies beyond the fractions that the data allow"
                 if None in (bracket.below, bracket.above)
-                else "the next share would label as many images as one tried already"
+                else "the next fraction would label as many images as one tried already"
             )
             return None
-        return round(share, 4)
+        return round(fraction, 4)
 
-    def _first_share(self) -> float:
+    def _first_fraction(self) -> float:
         data = self._base.data
         if data.labeled_per_class is None:
             return round(data.labeled_fraction, 4)
         return round(data.labeled_per_class / min(_class_sizes(self._listing)), 4)
 
-    def take(self, share: float) -> None:
-        """Read what the draws of a share have measured."""
+    def take(self, fraction: float) -> None:
+        """Read what the draws of a fraction have measured."""
         values = []
         for draw in range(self._goal.num_draws):
-            part = trial_config(self._base, share, draw, self._folder).output_dir
-            test = RunDirectory(Path(part)).history.read()[-1]["test"]
-            values += [test[role]["top1"] for role in ("a", "b")]
-        self._trials.append(Trial(share, mean(values), stdev(values), len(values)))
-        self._sizes.add(self._num_labeled(share))
+            part = trial_config(self._base, fraction, draw, self._folder).output_dir
+            test = RunDirectory(Path(part)).history.cotrain()[-1].test
+            values += [test[role].top1 for role in ROLE_NAMES]
+        self._trials.append(Trial(fraction, mean(values), stdev(values), len(values)))
+        self._sizes.add(self._num_labeled(fraction))
 
     def end(self, quiet: bool) -> bool:
-        """Write calibration.json, the curve and, where a share was found, calibrated.yaml.
+        """Write calibration.json, the curve and, where a fraction was found, calibrated.yaml.
 
         Returns whether one was.
         """
@@ -162,10 +163,10 @@ class _Search:
             console.print(describe(found), markup=False)
         return is_reached
 
-    def _num_labeled(self, share: float) -> int:
-        config = trial_config(self._base, share, 0, self._folder)
-        table = draw_group_table(self._listing, config.data, config.seed)
-        return len(table.sample_ids(Group.L_A))
+    def _num_labeled(self, fraction: float) -> int:
+        config = trial_config(self._base, fraction, 0, self._folder)
+        table = draw_split_table(self._listing, config.data, config.seed)
+        return len(table.sample_ids(Split.L_A))
 
 
 def _class_sizes(listing: Listing) -> list[int]:
@@ -179,33 +180,32 @@ def _class_sizes(listing: Listing) -> list[int]:
 def _write(found: Calibration, base: Config, title: str, folder: Path) -> None:
     bracket = bracket_of(found.trials, found.goal.target)
     content = asdict(found) | {"chosen": asdict(found.chosen), "bracket": asdict(bracket)}
-    (folder / "calibration.json").write_text(json.dumps(content, indent=1) + "\n")
-    (folder / "calibration.md").write_text(
-        f"{trial_table(found, title).to_markdown()}\n{describe(found)}\n"
-    )
+    atomic.write_json(folder / "calibration.json", content)
+    text = f"{trial_table(found, title).to_markdown()}\n{describe(found)}\n"
+    atomic.write_text(folder / "calibration.md", text)
     draw_curve(found.trials, found.goal.target, title, folder)
     chosen = folder / "calibrated.yaml"
     chosen.unlink(missing_ok=True)  # of a search for another target
     if found.is_reached:
-        data = replace(base.data, labeled_fraction=found.chosen.share, labeled_per_class=None)
+        data = replace(base.data, labeled_fraction=found.chosen.fraction, labeled_per_class=None)
         calibrated = replace(base, data=data, output_dir=str(folder / "run"))
-        chosen.write_text(config_to_yaml(calibrated))
+        atomic.write_text(chosen, config_to_yaml(calibrated))
 
 
 def trial_table(found: Calibration, setting: str) -> Grid:
-    """All trials by share."""
+    """All trials by fraction."""
     rows = [
         [
-            f"{trial.share:.4f}",
+            f"{trial.fraction:.4f}",
             f"{100 * trial.mean:.1f} ± {100 * trial.deviation:.1f}",
             str(trial.num_models),
             "chosen" if trial == found.chosen and found.is_reached else "",
         ]
-        for trial in sorted(found.trials, key=lambda trial: trial.share)
+        for trial in sorted(found.trials, key=lambda trial: trial.fraction)
     ]
     return Grid(
         f"Accuracy on T in % after pre-training, target {100 * found.goal.target:.0f}: {setting}",
-        ("labeled share of each model", "mean ± deviation", "models", ""),
+        ("labeled fraction of each model", "mean ± deviation", "models", ""),
         rows,
     )
 
@@ -217,7 +217,7 @@ def describe(found: Calibration) -> str:
         side = (
             "all trials lie below the target"
             if bracket.above is None
-            else "the smallest share tried lies above the target"
+            else "the smallest fraction tried lies above the target"
         )
         return f"{found.ending}: {side}, the nearest is {_show(chosen)}."
     neighbors = [
@@ -225,11 +225,11 @@ def describe(found: Calibration) -> str:
         for side, trial in (("below", bracket.below), ("above", bracket.above))
     ]
     around = " and ".join(neighbors)
-    return f"share {_show(chosen)}: {found.ending}. Neighbors of the target: {around}."
+    return f"fraction {_show(chosen)}: {found.ending}. Neighbors of the target: {around}."
 
 
 def _show(trial: Trial) -> str:
-    return f"{trial.share:.4f} ({100 * trial.mean:.1f} %)"
+    return f"{trial.fraction:.4f} ({100 * trial.mean:.1f} %)"
 
 
 def check_goal(goal: Goal) -> None:

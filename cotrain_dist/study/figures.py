@@ -6,14 +6,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from cotrain_dist.method.calibration import Trial, fitted_accuracy
 from cotrain_dist.method.metrics import NUM_CONFIDENCE_BINS
-from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.study.arms import ARMS
+from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.results import Outcome, Outcomes
 
 COLORS = {"a": "tab:blue", "b": "tab:orange", "ensemble": "tab:green"}
 FIGURES = {"2": "figure-2", "3": "figure-3", "4": "figure-4"}
 DOTS_PER_INCH = 110
+NUM_POINTS = 100
+"""Points of a fitted curve."""
+
 MIN_IMAGES = 20
 """Fewer make no point of a curve of accuracy."""
 
@@ -82,7 +86,7 @@ def _label(panel: Any, title: str, along: str, up: str) -> None:
 
 
 def _curves_beside_paper(number: str, outcomes: Outcomes, setting: str) -> Any:
-    """A panel a reading: A, B and the ensemble over epochs, the paper's curves thin."""
+    """A panel per reading: A, B and the ensemble over epochs, the paper's curves thin."""
     paper = paper_tables()[number]
     arms = [arm for arm in ARMS if arm.table == number and outcomes.get(arm.name)]
     figure, panels = _panels(len(arms), sharey=True)
@@ -167,3 +171,35 @@ def _by_confidence(arms: Sequence[str], outcomes: Outcomes, setting: str) -> Any
     panels[0].legend(fontsize=7)
     figure.suptitle(f"Labels given to U, all epochs: {setting}", fontsize=10)
     return figure
+
+
+def draw_curve(trials: Sequence[Trial], target: float, title: str, folder: Path) -> None:
+    """calibration.png and .svg: accuracy over the labeled fraction, a fitted curve, the target."""
+    use_files_only()
+    import matplotlib.pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
+    fractions = [trial.fraction for trial in trials]
+    panel.errorbar(
+        fractions,
+        [100 * trial.mean for trial in trials],
+        yerr=[100 * trial.deviation for trial in trials],
+        fmt="o",
+        capsize=3,
+        label="trials: mean and deviation of A and B",
+    )
+    if len(fractions) > 1:  # through one point no curve is fitted
+        low, high = math.log(min(fractions) / 1.2), math.log(max(fractions) * 1.2)
+        points = [math.exp(low + (high - low) * i / NUM_POINTS) for i in range(NUM_POINTS + 1)]
+        fitted = [100 * fitted_accuracy(trials, fraction) for fraction in points]
+        panel.plot(points, fitted, lw=1, label="fitted curve")
+    panel.axhline(100 * target, color="gray", ls="--", lw=0.8, label="target")
+    panel.set_xscale("log")
+    panel.set_xticks(fractions, [f"{100 * fraction:.3g}" for fraction in fractions])
+    panel.set_xticks([], minor=True)
+    panel.set_xlabel("fraction of each class labeled for each model, %")
+    panel.set_ylabel("accuracy on T, %")
+    panel.set_title(title, fontsize=9)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=7)
+    save_figure(figure, folder / "calibration")

@@ -1,24 +1,25 @@
-"""The folder of a study, and its trainings: begun, gone on with or passed over."""
+"""The folder of a study, and its trainings: begun, continued or skipped."""
 
-import fcntl
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from cotrain_dist.config import Config
-from cotrain_dist.config.digest import flatten, is_free_on_resume
-from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume
 from cotrain_dist.data.sources.listing import Listing
+from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.reporting.run_directory import RunDirectory
+from cotrain_dist.reporting.tables import show_outcome
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
+from cotrain_dist.store import atomic
+from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.train import train_on
 
 WAIT_SECONDS = 2.0
@@ -45,9 +46,7 @@ def open_study(base: Config, folder: Path) -> None:
     settings = folder / SETTINGS_FILE
     with claim(settings, base):  # tasks of an array begin at one time
         if not settings.exists():
-            beside = settings.with_suffix(".tmp")
-            beside.write_text(config_to_yaml(base))
-            beside.rename(settings)
+            atomic.write_text(settings, config_to_yaml(base))
     for key, value, before in _changed(base, settings):
         if key not in DECIDED_BY_ARM:
             raise UserError(
@@ -65,7 +64,7 @@ def check_images(listing: Listing, base: Config, others: Iterable[Path]) -> None
     have moved, but what is in it may not.
     """
     for part in [path for path in sorted(others) if RunDirectory(path).is_run()][:1]:
-        begun = load_group_table(part).listing
+        begun = load_split_table(part).listing
         if _images_in(begun) != _images_in(listing):
             raise UserError(
                 "data.root",
@@ -100,7 +99,7 @@ def check_settings(base: Config) -> None:
     for key, value, wanted, why in (
         ("cotrain.optimizer", base.cotrain.optimizer, "fresh", "arms start from saved models"),
         ("tracking", base.tracking, "none", "a study has tables and figures of its own"),
-        ("data.groups_from", base.data.groups_from, None, "each seed draws its groups"),
+        ("data.splits_from", base.data.splits_from, None, "each seed draws its groups"),
     ):
         if value != wanted:
             way_out = f"give {wanted or 'null'}"
@@ -118,12 +117,13 @@ def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
     Another process that works on the part is waited for.
     """
     run = RunDirectory(Path(config.output_dir))
-    held = together(lambda: claim(run.path, config) if rt.is_lead else None, rt.control)
-    state = on_lead(lambda: _state_of(run, config), rt)
-    if state != "finished":
-        train_on(rt, config, resume=state == "begun", quiet=quiet)
-    if held is not None:
-        held.close()
+    held = together(lambda: claim(run.path, config) if rt.is_lead else nullcontext(), rt.control)
+    with held:
+        state = on_lead(lambda: _state_of(run, config), rt)
+        if state != "finished":
+            history = train_on(rt, config, resume=state == "begun", quiet=quiet)
+            if not quiet:
+                show_outcome(history)
 
 
 def on_lead(work: Callable[[], Any], rt: Runtime) -> Any:
@@ -131,28 +131,23 @@ def on_lead(work: Callable[[], Any], rt: Runtime) -> Any:
     return broadcast_json(together(lambda: work() if rt.is_lead else None, rt.control), rt.control)
 
 
-def claim(path: Path, config: Config) -> TextIO:
-    """A lock beside a study's file or a part's directory, held until closed; on one rank.
+def claim(path: Path, config: Config) -> AbstractContextManager[object]:
+    """A lock beside a study's file or a part's directory, held until the block ends; on one rank.
 
     A part's own lock comes too late, when two processes have both found the part new.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f"{path.name}.lock").open("w")
     limit = config.distributed.wait_for_peer_seconds
-    end = time.monotonic() + limit
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return lock
-        except BlockingIOError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    "output_dir",
-                    path,
-                    f"another process has worked on it for {limit:.0f} seconds",
-                    "wait for it or end it",
-                ) from error
-            time.sleep(WAIT_SECONDS)
+    try:
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        return lock.acquire(timeout=limit, poll_interval=WAIT_SECONDS)
+    except Timeout as error:
+        raise UserError(
+            "output_dir",
+            path,
+            f"another process has worked on it for {limit:.0f} seconds",
+            "wait for it or end it",
+        ) from error
 
 
 def sources_of(run: RunDirectory) -> list[str]:

@@ -5,21 +5,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cotrain_dist import __version__
 from cotrain_dist.config import Config
-from cotrain_dist.data.groups import GroupTable
+from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.statistics import Interval
-from cotrain_dist.paper.published import paper_tables
 from cotrain_dist.reporting.grid import Grid
+from cotrain_dist.store import atomic
 from cotrain_dist.study import figures, reasons, tables
+from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.results import Outcomes
 from cotrain_dist.study.verdict import RULE, Verdict, verdicts
+from cotrain_dist.version import __version__
 
 FOR_REASONS = ("alternate-shared", "alternate-own")
 """Arms whose R is taken apart; the first that has run."""
 
 
-def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Path) -> list[Grid]:
+def write_report(outcomes: Outcomes, base: Config, table: SplitTable, folder: Path) -> list[Grid]:
     """Write the files; returns all tables, for the console."""
     setting = setting_of(base, len(table.class_names))
     found = verdicts(outcomes)
@@ -36,7 +37,7 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
     parts = [grid.to_markdown() for grid in (*main, *further)]
     parts.insert(len(main), RULE)
     text = "\n".join([f"# {setting}\n", *parts, *pictures, _sources(outcomes)])
-    (folder / "report.md").write_text(text)
+    atomic.write_text(folder / "report.md", text)
     results = {
         "cotrain_dist": __version__,
         "setting": setting,
@@ -48,7 +49,8 @@ def write_report(outcomes: Outcomes, base: Config, table: GroupTable, folder: Pa
             for arm, by_seed in outcomes.items()
         },
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    atomic.write_text(folder / "results.json", text)
     return [*main, *further]
 
 

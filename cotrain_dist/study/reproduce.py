@@ -1,7 +1,6 @@
 """`reproduce`: every condition and baseline from the same groups and the same A and B."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,18 +9,19 @@ from pathlib import Path
 import torch
 
 from cotrain_dist.config import Config
-from cotrain_dist.data.groups import GroupTable, load_group_table
 from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import num_steps_of
-from cotrain_dist.reporting.console import build_console
-from cotrain_dist.reporting.run_directory import RunDirectory
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
+from cotrain_dist.runtime.progress import build_console
+from cotrain_dist.store import atomic
+from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.study.arms import (
     ARMS,
-    GROUPS_OF_CEILING,
+    SPLITS_OF_CEILING,
     START,
     Arm,
     arm_config,
@@ -78,7 +78,7 @@ def report_on(base: Config, *, quiet: bool = False) -> None:
     folder = Path(base.output_dir)
     if not any(finished_outcomes(folder).values()):
         raise UserError("output_dir", folder, "holds no finished part", "run reproduce first")
-    table = load_group_table(_first_start(folder))
+    table = load_split_table(_first_start(folder))
     with claim(folder / "report.md", base):
         # Read under the lock: of tasks side by side, the last one reports what all have finished.
         grids = write_report(finished_outcomes(folder), base, table, folder)
@@ -90,7 +90,7 @@ def report_on(base: Config, *, quiet: bool = False) -> None:
 
 
 def _first_start(folder: Path) -> Path:
-    return min(path.parent for path in folder.glob(f"seed-*/{START}/groups.parquet"))
+    return min(path.parent for path in folder.glob(f"seed-*/{START}/splits.parquet"))
 
 
 def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
@@ -144,13 +144,13 @@ def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> 
 
 def _count(arm: Arm, folder: Path) -> _Counts:
     """On one rank; folder: of the seed."""
-    table = load_group_table(folder / START)
-    sizes = [len(table.sample_ids(group)) for group in (Group.L_A, Group.L_B)]
+    table = load_split_table(folder / START)
+    sizes = [len(table.sample_ids(group)) for group in (Split.L_A, Split.L_B)]
     steps = 0
     if arm.steps_of:
         steps = max(_outcome(folder / arm.steps_of).num_steps.values())
     if arm.begins == "all":
-        _write_groups_of_ceiling(table, folder / GROUPS_OF_CEILING)
+        _write_groups_of_ceiling(table, folder / SPLITS_OF_CEILING)
     return _Counts(
         num_own=min(sizes),
         num_labeled=sum(sizes),
@@ -164,20 +164,18 @@ def _outcome(part: Path) -> Outcome:
     return outcome_of(RunDirectory(part).history.read())
 
 
-def _pool_with_labels(table: GroupTable) -> torch.Tensor:
-    ids = table.sample_ids(Group.U)
+def _pool_with_labels(table: SplitTable) -> torch.Tensor:
+    ids = table.sample_ids(Split.U)
     return ids[table.class_ids[ids] >= 0]
 
 
 def _knows_labels_of_pool(folder: Path) -> bool:
-    return len(_pool_with_labels(load_group_table(folder / START))) > 0
+    return len(_pool_with_labels(load_split_table(folder / START))) > 0
 
 
-def _write_groups_of_ceiling(table: GroupTable, file: Path) -> None:
+def _write_groups_of_ceiling(table: SplitTable, file: Path) -> None:
     """Groups in which U is labeled: half of it L_A, half L_B. The only place that gives U away."""
     ids = _pool_with_labels(table)
-    groups = table.groups.clone()
-    groups[ids[0::2]], groups[ids[1::2]] = Group.L_A, Group.L_B
-    beside = file.with_suffix(f".{os.getpid()}.tmp")  # tasks side by side write the same
-    beside.write_bytes(replace(table, groups=groups).to_parquet())
-    beside.rename(file)
+    splits = table.splits.clone()
+    splits[ids[0::2]], splits[ids[1::2]] = Split.L_A, Split.L_B
+    atomic.write_bytes(file, replace(table, splits=splits).to_parquet())

@@ -6,10 +6,15 @@ from statistics import mean, stdev
 from typing import Any
 
 from cotrain_dist.method.statistics import Interval, paired_interval
+from cotrain_dist.store.records import (
+    ROLE_NAMES,
+    CotrainRecord,
+    Fit,
+    PretrainRecord,
+    Record,
+)
 
-MODELS = ("a", "b", "ensemble")
-
-History = Sequence[Mapping[str, Any]]
+MODELS = (*ROLE_NAMES, "ensemble")
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Outcome:
     """Of Step 2."""
     signs: dict[str, list[float | None]]
     """By epoch: num_selected_a, selected_accuracy_a, agreement_rate, calibration_error_a, ..."""
-    pool: list[dict[str, Any] | None]
+    pool: list[Mapping[str, Any] | None]
     """By epoch: what both models called U, against its true labels."""
     right_by_class: dict[str, list[list[int]]]
     """By role: images in R and right ones by the class they are given, [2][C] over all epochs."""
@@ -56,47 +61,53 @@ class Outcome:
         return {name: self.curve[name][self.best_epoch[name]] for name in MODELS}
 
 
-def outcome_of(history: History, sources: Sequence[str] = ()) -> Outcome:
+def outcome_of(history: Sequence[Record], sources: Sequence[str] = ()) -> Outcome:
     """The figures of a finished part."""
-    before = [record for record in history if record["phase"] == "pretrain"]
-    records = [record for record in history if record["phase"] == "cotrain"]
-    chosen_on = "validation" if "validation" in records[0] else "test"
-    curve = {name: [100 * r["test"][name]["top1"] for r in records] for name in MODELS}
-    judged = {name: [r[chosen_on][name]["top1"] for r in records] for name in MODELS}
-    last = records[-1]["test"]
+    before = [record for record in history if isinstance(record, PretrainRecord)]
+    records = [record for record in history if isinstance(record, CotrainRecord)]
+    curve = {name: [100 * r.test[name].top1 for r in records] for name in MODELS}
+    judged = {name: [r.chosen_on[name].top1 for r in records] for name in MODELS}
+    last = records[-1].test
     return Outcome(
         curve=curve,
-        recall={name: 100 * last[name]["mean_class_recall"] for name in MODELS},
+        recall={name: 100 * last[name].mean_class_recall for name in MODELS},
         # The earliest of equals.
         best_epoch={name: values.index(max(values)) for name, values in judged.items()},
-        chosen_on="V" if chosen_on == "validation" else "T",
+        chosen_on="T" if records[0].validation is None else "V",
         num_steps_before={
-            role: sum(r["num_steps"] for r in before if r["role"] == role) for role in "ab"
+            role: sum(r.fit.num_steps for r in before if r.role == role) for role in ROLE_NAMES
         },
-        num_steps={role: sum(r[f"fit_{role}"]["num_steps"] for r in records[1:]) for role in "ab"},
-        seconds=sum(record["seconds"] for record in records),
-        signs=_signs(records),
-        pool=[record["pool"] for record in records[1:]],
+        num_steps={role: sum(fit.num_steps for fit in _fits(records, role)) for role in ROLE_NAMES},
+        seconds=sum(record.seconds for record in records),
+        signs=_signs(records[1:]),
+        pool=[record.pool for record in records[1:]],
         right_by_class={
             role: [
-                _column_sums([r[f"selected_{what}_histogram_{role}"] for r in records])
-                for what in ("class", "right")
+                _column_sums([r.roles[role].selected_class_histogram for r in records]),
+                _column_sums([r.roles[role].selected_right_histogram for r in records]),
             ]
-            for role in ("a", "b")
+            for role in ROLE_NAMES
         },
         sources=list(sources),
     )
 
 
-def _signs(records: History) -> dict[str, list[float | None]]:
-    keys = ["agreement_rate"]
-    keys += [f"{key}_{role}" for key in ("num_selected", "selected_accuracy") for role in "ab"]
+def _fits(records: Sequence[CotrainRecord], role: str) -> list[Fit]:
+    fits = [record.roles[role].fit for record in records]
+    return [fit for fit in fits if fit is not None]
+
+
+def _signs(records: Sequence[CotrainRecord]) -> dict[str, list[float | None]]:
     signs: dict[str, list[float | None]] = {
-        key: [record[key] for record in records[1:]] for key in keys
+        "agreement_rate": [record.agreement_rate for record in records]
     }
+    for role in ROLE_NAMES:
+        own = [record.roles[role] for record in records]
+        signs[f"num_selected_{role}"] = [one.num_selected for one in own]
+        signs[f"selected_accuracy_{role}"] = [one.selected_accuracy for one in own]
     for name in MODELS:
         signs[f"calibration_error_{name}"] = [
-            record["test"][name]["calibration_error"] for record in records[1:]
+            record.test[name].calibration_error for record in records
         ]
     return signs
 

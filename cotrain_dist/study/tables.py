@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from statistics import mean
 
 from cotrain_dist.method.statistics import Interval, paired_interval
-from cotrain_dist.paper.published import PaperTable, paper_tables
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.study.arms import ARMS, BY_NAME, START, Arm
+from cotrain_dist.study.published import PaperTable, paper_tables
 from cotrain_dist.study.results import (
     Outcome,
     Outcomes,

@@ -15,7 +15,7 @@ from cotrain_dist.method.statistics import (
     judge_gain,
     paired_interval,
 )
-from cotrain_dist.paper.published import paper_tables
+from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.results import Outcomes, common_seeds, gain
 
 FLAT_POINTS = 2.0

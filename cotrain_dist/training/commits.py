@@ -1,14 +1,18 @@
 """What a training commits at epoch ends, and how it goes on from there."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cotrain_dist.config.text import config_digest
+from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
-from cotrain_dist.runtime.checkpoint import (
+from cotrain_dist.runtime.collectives import all_gather_json
+from cotrain_dist.store.checkpoint import (
     MANIFEST,
     commit,
     commits_in,
@@ -19,22 +23,32 @@ from cotrain_dist.runtime.checkpoint import (
     read_tensors,
     unpack_optimizer,
 )
-from cotrain_dist.runtime.collectives import all_gather_json
-from cotrain_dist.training.experiment import Experiment
+from cotrain_dist.store.records import PretrainRecord
+from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.student import Student
-from cotrain_dist.types import ROLES
+from cotrain_dist.types import ROLES, Position
 
 NUM_KEPT = 2
 """Commits kept of each role and of the world: the newest, and one to fall back to."""
+
+
+@dataclass(frozen=True)
+class BestModel:
+    """The best model on V so far: its role, epoch and top-1."""
+
+    role: str
+    epoch: int
+    top1: float
 
 
 @dataclass
 class PretrainState:
     """Where a role stands in Step 1."""
 
-    next_epoch: int = 1
+    next: Position = field(default_factory=Position)
     is_finished: bool = False
-    records: list[dict[str, Any]] = field(default_factory=list)
+    records: list[PretrainRecord] = field(default_factory=list)
     """History lines of the role so far; they join the others when the roles meet."""
 
 
@@ -42,72 +56,85 @@ class PretrainState:
 class CotrainState:
     """Where both roles stand in Step 2."""
 
-    next_epoch: int
+    next: Position
     ever_selected: Tensor
     """[number of images in U] bool: in some R so far."""
-    best: dict[str, Any] | None = None
-    """Role, epoch and top-1 of the best model on V."""
+    num_history_lines: int
+    best: BestModel | None = None
+
+    @classmethod
+    def at_start(cls, num_pool: int) -> "CotrainState":
+        """Before anything of Step 2 was done; epoch 0 is then closed."""
+        return cls(Position(0), torch.zeros(num_pool, dtype=torch.bool), num_history_lines=0)
 
 
-def commit_pretrain(student: Student, state: PretrainState, epoch: int, exp: Experiment) -> None:
+def commit_pretrain(
+    student: Student, state: PretrainState, epoch: int, images: Images, ctx: RunContext
+) -> None:
     """Collective over the role group: the student after a pre-training epoch."""
     progress = {
         "is_finished": state.is_finished,
-        "records": state.records,
+        "records": [record.to_json() for record in state.records],
     }
-    _commit_student(student, "pretrain", epoch, progress, exp)
+    header = _header("pretrain", state.next, images.table, ctx) | progress
+    folder = ctx.store.checkpoints / student.role.value
+    _commit_student(student, folder / _name("pretrain", epoch), header)
+    if student.is_lead:
+        keep_last(folder, NUM_KEPT)
 
 
 def commit_cotrain(
-    students: list[Student], state: CotrainState, epoch: int, num_lines: int, exp: Experiment
+    students: list[Student], state: CotrainState, images: Images, ctx: RunContext
 ) -> None:
     """Collective over all ranks: both students and the state of Step 2 after an epoch.
 
     Epoch 0 is the start of Step 2. The run counts as having got so far once the lead rank has
     written the world commit; a role's own commit without one is ignored.
     """
-    with exp.rt.clock.measure("commit"):
+    checkpoints, rt = ctx.store.checkpoints, ctx.runtime
+    name = _name("cotrain", state.next.epoch - 1)
+    header = _header("cotrain", state.next, images.table, ctx)
+    with rt.clock.measure("commit"):
         digests = {
-            student.role.value: _commit_student(student, "cotrain", epoch, {}, exp)
+            student.role.value: _commit_student(
+                student, checkpoints / student.role.value / name, header
+            )
             for student in students
         }
         merged: dict[str, str] = {}
-        for part in all_gather_json(digests, exp.rt.control):
+        for part in all_gather_json(digests, rt.control):
             merged |= {role: digest for role, digest in part.items() if digest}  # the leads'
-        tensors = {"ever_selected": {"mask": state.ever_selected}} if exp.rt.is_lead else {}
-        world = _header("cotrain", epoch, exp) | {
+        tensors = {"ever_selected": {"mask": state.ever_selected}} if rt.is_lead else {}
+        world = header | {
             "manifests": merged,
-            "num_history_lines": num_lines,
-            "best": state.best,
+            "num_history_lines": state.num_history_lines,
+            "best": None if state.best is None else asdict(state.best),
         }
-        folder = exp.run.checkpoints / "world"
-        commit(folder / _name("cotrain", epoch), tensors, world, exp.rt.control)
-        if exp.rt.is_lead:
-            for name in ("a", "b", "world"):
-                keep_last(exp.run.checkpoints / name, NUM_KEPT)
+        commit(checkpoints / "world" / name, tensors, world, rt.control)
+        if rt.is_lead:
+            for part_name in ("a", "b", "world"):
+                keep_last(checkpoints / part_name, NUM_KEPT)
 
 
 def _name(phase: str, epoch: int) -> str:
     return f"{phase}-{epoch:05d}"
 
 
-def _header(phase: str, epoch: int, exp: Experiment) -> dict[str, Any]:
+def _header(phase: str, following: Position, table: SplitTable, ctx: RunContext) -> dict[str, Any]:
+    """What every commit says of its run, and the position to go on from."""
     return {
-        "run_id": exp.run.run_id,
-        "attempt": exp.run.attempt,
+        "run_id": ctx.store.run_id,
+        "attempt": ctx.store.attempt,
         "phase": phase,
-        # The position to go on from: the next epoch's first micro-batch.
-        "next": {"epoch": epoch + 1, "step": 0, "micro_step": 0},
-        "num_ranks": exp.rt.num_ranks,
-        "precision": exp.rt.precision,
-        "config_sha256": exp.config_digest,
-        "data_sha256": exp.data_digest,
+        "next": asdict(following),
+        "num_ranks": ctx.runtime.num_ranks,
+        "precision": ctx.runtime.precision,
+        "config_sha256": config_digest(ctx.config),
+        "data_sha256": table.digest,
     }
 
 
-def _commit_student(
-    student: Student, phase: str, epoch: int, progress: dict[str, Any], exp: Experiment
-) -> str:
+def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> str:
     """Commit one role; returns the digest of its manifest (on its lead rank)."""
     tensors: dict[str, dict[str, Tensor]] = {}
     buffers = dict(student.model.named_buffers())
@@ -116,40 +143,36 @@ def _commit_student(
     if student.is_lead:
         tensors["model"] = dict(student.model.named_parameters())
         tensors["optimizer"], rest = pack_optimizer(student.optimizer)
-        state = _header(phase, epoch, exp) | progress
-        state |= {"optimizer": rest, "scaler": student.scaler.state_dict()}
-    folder = exp.run.checkpoints / student.role.value
-    target = folder / _name(phase, epoch)
+        state = header | {"optimizer": rest, "scaler": student.scaler.state_dict()}
     commit(target, tensors, state, student.group)
-    if not student.is_lead:
-        return ""
-    if phase == "pretrain":
-        keep_last(folder, NUM_KEPT)
-    return file_digest(target / MANIFEST)
+    return file_digest(target / MANIFEST) if student.is_lead else ""
 
 
-def last_cotrain_commit(exp: Experiment) -> Path | None:
+def last_cotrain_commit(store: RunDirectory) -> Path | None:
     """The newest world commit, or None before Step 2."""
-    commits = commits_in(exp.run.checkpoints / "world")
+    commits = commits_in(store.checkpoints / "world")
     return commits[-1] if commits else None
 
 
-def restore_pretrain(student: Student, exp: Experiment) -> PretrainState:
+def restore_pretrain(student: Student, images: Images, ctx: RunContext) -> PretrainState:
     """Load a role's newest pre-training commit into the student; a fresh state without one."""
-    folder = exp.run.checkpoints / student.role.value
+    folder = ctx.store.checkpoints / student.role.value
     commits = [path for path in commits_in(folder) if path.name.startswith("pretrain")]
     if not commits:
         return PretrainState()
-    state = _restore_student(student, commits[-1], exp)
-    return PretrainState(state["next"]["epoch"], state["is_finished"], state["records"])
+    state = _restore_student(student, commits[-1], images.table, ctx)
+    records = [PretrainRecord.from_json(record) for record in state["records"]]
+    return PretrainState(_position(state), state["is_finished"], records)
 
 
-def restore_cotrain(students: list[Student], folder: Path, exp: Experiment) -> CotrainState:
+def restore_cotrain(
+    students: list[Student], folder: Path, images: Images, ctx: RunContext
+) -> CotrainState:
     """Load a world commit and the commits of the roles that it names."""
     state = read_state(folder)
-    _check_origin(state, folder, exp)
+    _check_origin(state, folder, images.table, ctx)
     for role in ROLES:
-        manifest = exp.run.checkpoints / role.value / folder.name / MANIFEST
+        manifest = ctx.store.checkpoints / role.value / folder.name / MANIFEST
         expected = state["manifests"][role.value]
         if not manifest.is_file() or file_digest(manifest) != expected:
             raise UserError(
@@ -159,20 +182,28 @@ def restore_cotrain(students: list[Student], folder: Path, exp: Experiment) -> C
                 f"delete {folder} to go on from the commit before it",
             )
     for student in students:
-        _restore_student(student, exp.run.checkpoints / student.role.value / folder.name, exp)
-    if exp.rt.is_lead:
-        exp.run.history.cut_after(state["num_history_lines"])
+        own = ctx.store.checkpoints / student.role.value / folder.name
+        _restore_student(student, own, images.table, ctx)
+    if ctx.runtime.is_lead:
+        ctx.store.history.cut_after(state["num_history_lines"])
     return CotrainState(
-        next_epoch=state["next"]["epoch"],
+        next=_position(state),
         ever_selected=read_tensors(folder, "ever_selected")["mask"],
-        best=state["best"],
+        num_history_lines=state["num_history_lines"],
+        best=None if state["best"] is None else BestModel(**state["best"]),
     )
 
 
+def _position(state: Mapping[str, Any]) -> Position:
+    return Position(state["next"]["epoch"], state["next"]["step"])
+
+
 @torch.no_grad()
-def _restore_student(student: Student, folder: Path, exp: Experiment) -> dict[str, Any]:
+def _restore_student(
+    student: Student, folder: Path, table: SplitTable, ctx: RunContext
+) -> dict[str, Any]:
     state = read_state(folder)
-    _check_origin(state, folder, exp)
+    _check_origin(state, folder, table, ctx)
     parameters = read_tensors(folder, "model")
     for name, parameter in student.model.named_parameters():
         parameter.copy_(parameters[name])
@@ -184,24 +215,24 @@ def _restore_student(student: Student, folder: Path, exp: Experiment) -> dict[st
         buffer.copy_(buffers[name])
     unpack_optimizer(student.optimizer, read_tensors(folder, "optimizer"), state["optimizer"])
     student.scaler.load_state_dict(state["scaler"])
-    if state["num_ranks"] != exp.rt.num_ranks:
-        exp.reporter.warn(
-            f"resumed with {exp.rt.num_ranks} ranks after {state['num_ranks']}: right, but "
+    if state["num_ranks"] != ctx.runtime.num_ranks:
+        ctx.reporter.warn(
+            f"resumed with {ctx.runtime.num_ranks} ranks after {state['num_ranks']}: right, but "
             "gradients are summed in another order, so not bit-equal to an undisturbed run"
         )
-    if state["precision"] != exp.rt.precision:
-        exp.reporter.warn(
-            f"resumed in {exp.rt.precision} after {state['precision']}: the result is that of "
+    if state["precision"] != ctx.runtime.precision:
+        ctx.reporter.warn(
+            f"resumed in {ctx.runtime.precision} after {state['precision']}: the result is that of "
             "neither; start as before, or set precision"
         )
     return state
 
 
-def _check_origin(state: dict[str, Any], folder: Path, exp: Experiment) -> None:
+def _check_origin(state: dict[str, Any], folder: Path, table: SplitTable, ctx: RunContext) -> None:
     for key, what, here in (
-        ("run_id", "another run", exp.run.run_id),
-        ("config_sha256", "other settings", exp.config_digest),
-        ("data_sha256", "other data or groups", exp.data_digest),
+        ("run_id", "another run", ctx.store.run_id),
+        ("config_sha256", "other settings", config_digest(ctx.config)),
+        ("data_sha256", "other data or splits", table.digest),
     ):
         if state[key] != here:
             raise UserError(

@@ -1,50 +1,53 @@
-"""Passes without gradients: logits of a group's images, and what is measured on them."""
+"""Passes without gradients: what a model says about images, and what is measured on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from cotrain_dist.data.stream import stream_batches
 from cotrain_dist.method.metrics import Accuracy, measure_accuracy
 from cotrain_dist.method.placement import chunks_of_rank
 from cotrain_dist.method.scores import to_probs
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_rows
-from cotrain_dist.training.experiment import Experiment
+from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import ROLES, Role
 
+Reduce = Callable[[Tensor], Tensor]
+"""Logits of a chunk, [n, C] float32 on the model's device -> what is kept of them, [n, ...]."""
+
 
 @torch.no_grad()
-def predict_shard(student: Classifier, sample_ids: Tensor, what: str, exp: Experiment) -> Tensor:
-    """Logits of this rank's share of the images, [n, C] float32 on the CPU. No communication.
+def pass_over(
+    student: Classifier,
+    sample_ids: Tensor,
+    reduce: Reduce,
+    what: str,
+    images: Images,
+    ctx: RunContext,
+) -> Tensor:
+    """What `reduce` keeps of this rank's part of the images, [n, ...] on the CPU. No communication.
 
-    The share is whole chunks of `pool.chunk_size`, each one forward pass: so the logits have the
-    same bits in every world. The bare model runs: DDP would broadcast buffers here.
+    The part is whole chunks of `pool.batch_size`, each one forward pass: so the logits have the
+    same bits in every world. Reduced chunk by chunk: all logits of a large U would not fit. The
+    bare model runs: DDP would broadcast buffers here.
     """
     chunks = chunks_of_rank(
-        len(sample_ids), exp.config.pool.chunk_size, student.group.index, student.group.size
+        len(sample_ids), ctx.config.pool.batch_size, student.group.index, student.group.size
     )
     batches = [sample_ids[start:stop] for start, stop in chunks]
-    num_images = sum(len(batch) for batch in batches)
-    device = exp.rt.device
-    pixels = stream_batches(
-        exp.read,
-        student.eval_transform,
-        batches,
-        num_workers=exp.config.data.num_workers,
-        pin_memory=device.type == "cuda",
-    )
     student.model.eval()
-    logits = [torch.empty(0, len(exp.table.class_names))]
-    with exp.reporter.track(f"{what} {student.role.name}", num_images) as advance:
-        for images in pixels:
-            images = images.to(device, memory_format=student.memory_format, non_blocking=True)
-            logits.append(student.model(images).float().cpu())
-            advance(len(images))
-    return torch.cat(logits)
+    # The shape and dtype of a rank without a chunk.
+    kept = [reduce(torch.empty(0, len(images.table.class_names)))]
+    num_images = sum(len(batch) for batch in batches)
+    with ctx.reporter.track(f"{what} {student.role.name}", num_images) as advance:
+        for pixels in images.pixels.batches(student.eval_transform, batches):
+            logits = student.model(student.to_device(pixels)).float()
+            kept.append(reduce(logits).cpu())
+            advance(len(pixels))
+    return torch.cat(kept)
 
 
 def gather_by_role(shards: dict[Role, Tensor], template: Tensor, rt: Runtime) -> dict[Role, Tensor]:
@@ -62,43 +65,55 @@ def gather_by_role(shards: dict[Role, Tensor], template: Tensor, rt: Runtime) ->
 def gather_probs(
     students: Sequence[Classifier],
     sample_ids: Tensor,
-    exp: Experiment,
+    images: Images,
+    ctx: RunContext,
     *,
-    keep_invalid: bool = False,
+    reduce: Reduce = to_probs,
 ) -> dict[str, Tensor]:
     """Collective over all ranks: class probabilities of the images, [N, C] float32 on every rank.
 
-    Keys: a, b, and ensemble, their mean. Each image passes once through each model. keep_invalid:
-    rows whose logits are not finite stay NaN instead of becoming uniform.
+    Keys: a, b, and ensemble, their mean. Each image passes once through each model.
     """
-    with exp.rt.clock.measure("evaluate"):
-        shards = {}
-        for student in students:
-            logits = predict_shard(student, sample_ids, "measure", exp)
-            shards[student.role] = logits.softmax(dim=1) if keep_invalid else to_probs(logits)
-    exp.rt.wait_for_all()
-    with exp.rt.clock.measure("evaluate"):
-        probs = gather_by_role(shards, torch.empty(0, len(exp.table.class_names)), exp.rt)
+    with ctx.runtime.clock.measure("evaluate"):
+        shards = {
+            student.role: pass_over(student, sample_ids, reduce, "measure", images, ctx)
+            for student in students
+        }
+    ctx.runtime.wait_for_all()
+    with ctx.runtime.clock.measure("evaluate"):
+        template = torch.empty(0, len(images.table.class_names))
+        probs = gather_by_role(shards, template, ctx.runtime)
     a, b = probs[Role.A], probs[Role.B]
     return {"a": a, "b": b, "ensemble": (a + b) / 2}
 
 
-def measure_group(
-    students: Sequence[Classifier], group: Group, exp: Experiment
+def measure_split(
+    students: Sequence[Classifier], split: Split, images: Images, ctx: RunContext
 ) -> dict[str, Accuracy]:
-    """Collective over all ranks: A, B and the mean of their probabilities on a labeled group.
+    """Collective over all ranks: A, B and the mean of their probabilities on a labeled split.
 
     Each image counts once, in every world.
     """
-    sample_ids = exp.table.sample_ids(group)
-    probs = gather_probs(students, sample_ids, exp)
-    targets = exp.table.class_ids[sample_ids]
+    sample_ids = images.table.sample_ids(split)
+    probs = gather_probs(students, sample_ids, images, ctx)
+    targets = images.table.class_ids[sample_ids]
     return {name: measure_accuracy(values, targets) for name, values in probs.items()}
 
 
-def measure_role(student: Classifier, sample_ids: Tensor, exp: Experiment) -> Accuracy:
+def measure_all(
+    students: Sequence[Classifier], images: Images, ctx: RunContext
+) -> dict[Split, dict[str, Accuracy]]:
+    """Collective over all ranks: both models and their mean on T and, where there is one, on V."""
+    has_validation = len(images.table.sample_ids(Split.V)) > 0
+    splits = [Split.T, Split.V] if has_validation else [Split.T]
+    return {split: measure_split(students, split, images, ctx) for split in splits}
+
+
+def measure_role(
+    student: Classifier, sample_ids: Tensor, images: Images, ctx: RunContext
+) -> Accuracy:
     """Collective over one role group: its model on labeled images, without augmentation."""
-    with exp.rt.clock.measure("evaluate"):
-        shard = to_probs(predict_shard(student, sample_ids, "measure", exp))
+    with ctx.runtime.clock.measure("evaluate"):
+        shard = pass_over(student, sample_ids, to_probs, "measure", images, ctx)
         probs = torch.cat(all_gather_rows(shard, student.group))
-        return measure_accuracy(probs, exp.table.class_ids[sample_ids])
+        return measure_accuracy(probs, images.table.class_ids[sample_ids])

@@ -1,71 +1,75 @@
-"""The exchange of an epoch: both models vote on U, R_A and R_B are selected and handed round."""
+"""The exchange of an epoch: both models vote on U, R_A and R_B are selected and handed over."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from cotrain_dist.method.scores import vote
-from cotrain_dist.method.selection import label_selected, select_disagreement
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.selection import label_selected, select
+from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.collectives import RankGroup, broadcast_bytes, require_equal
-from cotrain_dist.training.evaluate import gather_by_role, predict_shard
-from cotrain_dist.training.experiment import Experiment
-from cotrain_dist.training.student import Student
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.evaluate import gather_by_role, pass_over
+from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import Exchange, PseudoLabeled, Role, Votes
 
 
-def vote_on_pool(students: list[Student], exp: Experiment) -> Votes:
+def vote_on_pool(students: Sequence[Classifier], images: Images, ctx: RunContext) -> Votes:
     """Collective over all ranks: both models' votes on all of U, [2, N], on every rank.
 
-    Each rank passes over its share; 4 bytes an image and model travel.
+    Each rank passes over its part of U; 4 bytes per image and model are kept, and travel.
     """
-    pool_ids = exp.table.sample_ids(Group.U)
-    with exp.rt.clock.measure("pseudo_label"):
+    pool_ids = images.table.sample_ids(Split.U)
+    with ctx.runtime.clock.measure("pseudo_label"):
         shards = {
-            student.role: _pack_votes(vote(predict_shard(student, pool_ids, "label U:", exp)))
+            student.role: pass_over(student, pool_ids, packed_votes, "label U:", images, ctx)
             for student in students
         }
-    exp.rt.wait_for_all()
-    with exp.rt.clock.measure("exchange"):
-        rows = gather_by_role(shards, torch.empty(0, 2, dtype=torch.int16), exp.rt)
+    ctx.runtime.wait_for_all()
+    with ctx.runtime.clock.measure("exchange"):
+        template = torch.empty(0, 2, dtype=torch.int16)
+        rows = gather_by_role(shards, template, ctx.runtime)
         packed = torch.stack([rows[Role.A], rows[Role.B]])
-    return Votes(labels=packed[..., 0].view(torch.uint16), doubt=packed[..., 1])
+    return Votes(labels=packed[..., 0].view(torch.uint16), uncertainty=packed[..., 1])
 
 
-def exchange_selected(votes: Votes, exp: Experiment) -> Exchange:
+def packed_votes(logits: Tensor) -> Tensor:
+    """The votes of a chunk as they travel: label bits and uncertainty. [n, C] -> [n, 2] int16."""
+    votes = vote(logits)
+    return torch.stack([votes.labels.view(torch.int16), votes.uncertainty], dim=1)
+
+
+def exchange_selected(votes: Votes, pool_ids: Tensor, ctx: RunContext) -> Exchange:
     """Collective over all ranks: R_A and R_B, selected on the lead rank and broadcast.
 
-    Every rank then shows by digest that it holds the same exchange.
+    pool_ids: [N] int64, the ids of U. Every rank then shows by digest that it holds the same.
     """
-    with exp.rt.clock.measure("exchange"):
+    selection = ctx.config.selection
+    with ctx.runtime.clock.measure("exchange"):
         payload = None
-        if exp.rt.is_lead:
-            selection = select_disagreement(votes, threshold=exp.config.selection.threshold)
-            payload = _pack_exchange(
-                *label_selected(selection, votes, exp.table.sample_ids(Group.U))
-            )
-        return broadcast_exchange(payload, exp.rt.control)
+        if ctx.runtime.is_lead:
+            selected = select(votes, selection.rule, threshold=selection.threshold)
+            payload = _pack(label_selected(selected, votes, pool_ids))
+        return broadcast_exchange(payload, ctx.runtime.control)
 
 
 def broadcast_exchange(payload: bytes | None, control: RankGroup) -> Exchange:
     """Collective over all ranks: the lead rank's exchange, checked by digest."""
-    received = broadcast_bytes(payload, control)
-    exchanged = _unpack_exchange(received)
-    require_equal(_pack_exchange(exchanged.a, exchanged.b), "the exchange", control)
+    exchanged = _unpack(broadcast_bytes(payload, control))
+    require_equal(_pack(exchanged), "the exchange", control)
     return exchanged
 
 
-def _pack_votes(votes: Votes) -> Tensor:
-    """[N, 2] int16: label bits and doubt."""
-    return torch.stack([votes.labels.view(torch.int16), votes.doubt], dim=1)
-
-
-def _pack_exchange(a: PseudoLabeled, b: PseudoLabeled) -> bytes:
+def _pack(exchanged: Exchange) -> bytes:
     """|R_A|, then ids and labels of R_A and R_B, as int64."""
-    parts = [torch.tensor([len(a.labels)]), a.sample_ids, a.labels, b.sample_ids, b.labels]
+    parts = [torch.tensor([len(exchanged.a.labels)])]
+    for selected in (exchanged.a, exchanged.b):
+        parts += [selected.sample_ids, selected.labels]
     return torch.cat(parts).numpy().tobytes()
 
 
-def _unpack_exchange(payload: bytes) -> Exchange:
+def _unpack(payload: bytes) -> Exchange:
     values = torch.frombuffer(bytearray(payload), dtype=torch.int64)
     num_a, rest = int(values[0]), values[1:]
     num_b = len(rest) // 2 - num_a

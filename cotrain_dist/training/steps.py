@@ -1,114 +1,141 @@
-"""One training epoch: the same steps in every world."""
+"""Training steps: the same in every world."""
 
 import contextlib
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from cotrain_dist.config import Config
-from cotrain_dist.data.stream import stream_batches
+from cotrain_dist.config import TrainConfig
+from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
-from cotrain_dist.method.steps import (
-    order_samples,
-    smallest_part,
-    split_into_steps,
-    split_step,
-)
+from cotrain_dist.method.losses import batch_loss
+from cotrain_dist.method.steps import EpochPlan, plan_epoch, smallest_part
 from cotrain_dist.runtime.collectives import sum_over
-from cotrain_dist.training.experiment import Experiment, Samples
+from cotrain_dist.store.records import Fit
+from cotrain_dist.training.context import RunContext
 from cotrain_dist.training.student import Student, average_buffers
-from cotrain_dist.types import Role
-
-
-@dataclass(frozen=True)
-class EpochFit:
-    """What training a model for an epoch came to."""
-
-    loss: float
-    """Mean over the epoch's images, as trained (with label smoothing); NaN where the weights have
-    become so, which the losses before the last update do not show."""
-    learning_rate: float
-    """Of the last step."""
-    num_steps: int
-    num_samples: int
+from cotrain_dist.types import Batch, Position, Role, TrainingSet
 
 
 def train_epoch(
-    student: Student, samples: Samples, phase: str, epoch: int, exp: Experiment
-) -> EpochFit:
-    """Train one epoch (counted from 1) on the samples. Collective over the role group.
+    student: Student,
+    learned: TrainingSet,
+    phase: str,
+    start: Position,
+    pixels: PixelSource,
+    ctx: RunContext,
+) -> Fit:
+    """Train one epoch on a training set, from `start` on. Collective over the role group.
 
     Order, augmentation and dropout are keyed by seed, role, phase and epoch: what the other role
-    does, or did, changes no bit.
+    does, or did, changes no bit. The figures are those of the steps taken here.
     """
-    config, group = student.config, student.group
-    key = (config.seed, student.role.value, phase, epoch)
-    order = order_samples(len(samples), "order", *key)
-    steps = split_into_steps(order, config.train.batch_size)
-    mine = [split_step(s, group.size, config.train.accumulation_steps)[group.index] for s in steps]
-    pixels = stream_batches(
-        exp.read,
-        student.train_transform,
-        [samples.sample_ids[positions] for step in mine for positions in step],
-        key=("augment", *key),
-        num_workers=config.data.num_workers,
-        pin_memory=exp.rt.device.type == "cuda",
+    plan = plan_epoch(
+        len(learned),
+        batch_size=student.config.train.batch_size,
+        num_shards=student.group.size,
+        num_micro=student.config.train.accumulation_steps,
+        key=epoch_key(student, phase, start.epoch),
     )
+    return train_steps(student, learned, plan, phase, start, pixels, ctx)
+
+
+def epoch_key(student: Student, phase: str, epoch: int) -> tuple[int | str, ...]:
+    """What every random draw of a model's epoch is keyed by."""
+    return student.config.seed, student.role.value, phase, epoch
+
+
+def train_steps(
+    student: Student,
+    learned: TrainingSet,
+    plan: EpochPlan,
+    phase: str,
+    start: Position,
+    pixels: PixelSource,
+    ctx: RunContext,
+) -> Fit:
+    """Take the steps of a plan from `start` on. Collective over the role group."""
+    key = epoch_key(student, phase, start.epoch)
+    steps = range(start.step, len(plan.steps))
+    num_samples = sum(len(plan.steps[step]) for step in steps)
+    batches = load_batches(student, learned, plan, steps, ("augment", *key), pixels)
     student.trained.train()
+    # In float64: a float32 sum over an epoch would depend on its length.
     total_loss, rate = torch.zeros((), dtype=torch.float64), 0.0
-    what = f"{phase} {epoch}: train {student.role.name}"
-    with exp.rt.clock.measure("train"), exp.reporter.track(what, len(samples)) as advance:
-        for index, (step, micro_batches) in enumerate(zip(steps, mine, strict=True)):
-            rate = student.schedule.set_rate(epoch - 1 + index / len(steps))
-            targets = [samples.targets[positions] for positions in micro_batches]
-            step_key = ("dropout", *key, index, group.index)
-            loss = train_step(student, pixels, targets, len(step), step_key, exp)
-            total_loss += loss
-            advance(len(step))
+    what = f"{phase} {start.epoch}: train {student.role.name}"
+    with ctx.runtime.clock.measure("train"), ctx.reporter.track(what, num_samples) as advance:
+        for step in steps:
+            rate = student.schedule.set_rate(start.epoch - 1 + step / len(plan.steps))
+            step_key = ("dropout", *key, step, student.group.index)
+            step_size = len(plan.steps[step])
+            total_loss += train_step(student, batches, plan.num_micro, step_size, step_key)
+            advance(step_size)
         average_buffers(student)
-        mean_loss = float(sum_over(total_loss, group)) / len(samples)
+        mean_loss = float(sum_over(total_loss, student.group)) / num_samples
+    # The losses were taken before the updates, the last of which may have been the bad one.
     if not all(bool(parameter.isfinite().all()) for parameter in student.model.parameters()):
         mean_loss = math.nan
-    return EpochFit(mean_loss, rate, len(steps), len(samples))
+    return Fit(loss=mean_loss, learning_rate=rate, num_steps=len(steps), num_samples=num_samples)
+
+
+def load_batches(
+    student: Student,
+    learned: TrainingSet,
+    plan: EpochPlan,
+    steps: Iterable[int],
+    key: tuple[int | str, ...],
+    pixels: PixelSource,
+) -> Iterator[Batch]:
+    """The micro-batches of this rank in some steps, in order, on its device.
+
+    Everything that a step learns from passes here: a second view of an image is a second stream of
+    pixels under another key.
+    """
+    mine = [rows for step in steps for rows in plan.micro_batches(step, student.group.index)]
+    weak = pixels.batches(
+        student.train_transform, [learned.sample_ids[rows] for rows in mine], key=key
+    )
+    for rows, view in zip(mine, weak, strict=True):
+        yield Batch(
+            views=(student.to_device(view),),
+            targets=learned.targets[rows].to(student.device, non_blocking=True),
+            is_pseudo=learned.is_pseudo[rows].to(student.device, non_blocking=True),
+            weights=(
+                None
+                if learned.weights is None
+                else learned.weights[rows].to(student.device, non_blocking=True)
+            ),
+        )
 
 
 def train_step(
     student: Student,
-    pixels: Iterator[Tensor],
-    targets: list[Tensor],
+    batches: Iterator[Batch],
+    num_micro: int,
     step_size: int,
     key: tuple[int | str, ...],
-    exp: Experiment,
 ) -> float:
-    """One optimizer update from this rank's micro-batches; returns the sum of their losses.
+    """One optimizer update from this rank's next micro-batches; returns the sum of their losses.
 
     step_size: images of the step over all ranks. Each loss is divided by it, and gradients are
     summed over micro-batches and ranks: every image weighs the same, also where parts are uneven.
     """
-    device, config = exp.rt.device, student.config.train
+    train = student.config.train
     loss_sum = 0.0
-    for micro, micro_targets in enumerate(targets):
-        images = next(pixels).to(device, memory_format=student.memory_format, non_blocking=True)
-        labels = micro_targets.to(device, non_blocking=True)
-        is_last = micro == len(targets) - 1
-        with _reduce_if(is_last, student), seeded(*key, micro, device=device):
-            loss = F.cross_entropy(
-                student.trained(images),
-                labels,
-                label_smoothing=config.label_smoothing,
-                reduction="sum",
-            )
+    for micro in range(num_micro):
+        batch = next(batches)
+        is_last = micro == num_micro - 1
+        with _reduce_if(is_last, student), seeded(*key, micro, device=student.device):
+            logits = [student.trained(view) for view in batch.views]
+            loss = batch_loss(train.loss, logits, batch, label_smoothing=train.label_smoothing)
             student.scaler.scale(loss / step_size).backward()
         loss_sum += loss.item()
-    if config.clip_grad_norm is not None:
+    if train.clip_grad_norm is not None:
         student.scaler.unscale_(student.optimizer)
-        torch.nn.utils.clip_grad_norm_(student.model.parameters(), config.clip_grad_norm)
+        torch.nn.utils.clip_grad_norm_(student.model.parameters(), train.clip_grad_norm)
     student.scaler.step(student.optimizer)
     student.scaler.update()
     student.optimizer.zero_grad(set_to_none=True)
@@ -123,12 +150,11 @@ def _reduce_if(is_last: bool, student: Student) -> contextlib.AbstractContextMan
     return no_sync
 
 
-def check_parts(num_labeled: int, role: Role, num_role_ranks: int, config: Config) -> None:
+def check_parts(num_labeled: int, role: Role, num_role_ranks: int, train: TrainConfig) -> None:
     """Raise UserError where a rank would meet a batch of one image or none.
 
-    The labeled group decides: R only adds to it.
+    The labeled images decide: R only adds to them.
     """
-    train = config.train
     smallest = smallest_part(
         num_labeled, train.batch_size, num_role_ranks, train.accumulation_steps
     )
@@ -136,7 +162,7 @@ def check_parts(num_labeled: int, role: Role, num_role_ranks: int, config: Confi
         raise UserError(
             "train.batch_size",
             train.batch_size,
-            f"leaves {smallest} image(s) a rank and micro-batch: L_{role.name} has {num_labeled} "
+            f"leaves {smallest} image(s) per rank and micro-batch: L_{role.name} has {num_labeled} "
             f"images, role {role.name} {num_role_ranks} rank(s), train.accumulation_steps is "
             f"{train.accumulation_steps}, and batch normalization needs 2",
             "use fewer ranks or accumulation steps, larger batches, or label more images",

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cotrain_dist.config import Config, augments, resolve_model
+from cotrain_dist.config import RoleConfig
 from cotrain_dist.data.stream import Transform, train_transform
 from cotrain_dist.models import (
     Preprocessing,
@@ -18,7 +18,6 @@ from cotrain_dist.models import (
 )
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import RankGroup, sum_over
-from cotrain_dist.training.experiment import Experiment
 from cotrain_dist.types import Role
 
 
@@ -27,13 +26,13 @@ class Classifier:
     """One of the two models, as this rank labels and measures with it."""
 
     role: Role
-    config: Config
-    """The settings as this model sees them (`resolve_model`)."""
+    config: RoleConfig
     model: nn.Module
     """The bare model: predicts, is measured and saved."""
     group: RankGroup
     preprocessing: Preprocessing
     eval_transform: Transform
+    device: torch.device
 
     @property
     def is_lead(self) -> bool:
@@ -44,6 +43,10 @@ class Classifier:
     def memory_format(self) -> torch.memory_format:
         """Layout of weights and images."""
         return torch.channels_last if self.config.train.channels_last else torch.contiguous_format
+
+    def to_device(self, pixels: Tensor) -> Tensor:
+        """Pixels [n, 3, S, S] where and in the layout in which the model takes them."""
+        return pixels.to(self.device, memory_format=self.memory_format, non_blocking=True)
 
 
 @dataclass
@@ -59,45 +62,45 @@ class Student(Classifier):
     """One a student, since each model's losses have a scale of their own; idle without fp16."""
 
 
-def build_classifier(role: Role, model: nn.Module, config: Config, rt: Runtime) -> Classifier:
+def build_classifier(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime) -> Classifier:
     """A model on this rank's device, ready to predict."""
-    own = resolve_model(config, role.value)
-    preprocessing = preprocessing_of(model, own.data.image_size, own.data.center_crop_fraction)
+    preprocessing = preprocessing_of(model, config.image_size, config.center_crop_fraction)
     classifier = Classifier(
         role=role,
-        config=own,
+        config=config,
         model=model,
         group=rt.role_groups[role],
         preprocessing=preprocessing,
         eval_transform=preprocessing.eval_transform(),
+        device=rt.device,
     )
     classifier.model = rt.prepare_model(model.to(memory_format=classifier.memory_format))
     return classifier
 
 
-def build_student(role: Role, model: nn.Module, exp: Experiment) -> Student:
+def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime) -> Student:
     """A model as the student of a role, ready for pre-training. Collective over the role group."""
-    base = build_classifier(role, model, exp.config, exp.rt)
-    own = base.config
-    augment = train_transform(own.data, base.preprocessing.mean, base.preprocessing.std)
-    optimizer = build_optimizer(base.model, own.train, own.pretrain.learning_rate)
-    compiled = cast(nn.Module, torch.compile(base.model)) if own.compile else base.model
+    base = build_classifier(role, model, config, rt)
+    augment = train_transform(config, base.preprocessing.mean, base.preprocessing.std)
+    optimizer = build_optimizer(base.model, config.train, config.pretrain.learning_rate)
+    compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
     return Student(
         **vars(base),
-        trained=_wrap(compiled, exp.rt.gradient_handles[role], exp.rt.device),
-        train_transform=augment if augments(own.data) else base.eval_transform,
+        trained=_wrap(compiled, rt.gradient_handles[role], rt.device),
+        train_transform=augment if config.augments else base.eval_transform,
         optimizer=optimizer,
-        schedule=Schedule(optimizer, own.train, own.pretrain),
-        scaler=torch.amp.GradScaler(exp.rt.device.type, enabled=exp.rt.precision == "fp16"),
+        schedule=Schedule(optimizer, config.train, config.pretrain),
+        scaler=torch.amp.GradScaler(rt.device.type, enabled=rt.precision == "fp16"),
     )
 
 
 def start_step_two(student: Student) -> None:
     """Begin Step 2 with its schedule and, unless told to keep it, a new optimizer."""
-    own = student.config
-    if own.cotrain.optimizer == "fresh":
-        student.optimizer = build_optimizer(student.model, own.train, own.cotrain.learning_rate)
-    student.schedule = Schedule(student.optimizer, own.train, own.cotrain)
+    config = student.config
+    if config.cotrain.optimizer == "fresh":
+        rate = config.cotrain.learning_rate
+        student.optimizer = build_optimizer(student.model, config.train, rate)
+    student.schedule = Schedule(student.optimizer, config.train, config.cotrain)
 
 
 def _wrap(model: nn.Module, handle: dist.ProcessGroup | None, device: torch.device) -> nn.Module:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cotrain_dist import __version__
 from cotrain_dist.cli import main as cli
+from cotrain_dist.version import __version__
 
 BIN = Path(sys.executable).parent
 REPOSITORY = Path(__file__).parents[2]

@@ -19,8 +19,8 @@ from PIL import Image
 from ranks import run_ranks
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.data.groups import load_group_table
-from cotrain_dist.method.splits import Group
+from cotrain_dist.data.splits import load_split_table
+from cotrain_dist.method.splits import Split
 
 REPOSITORY = Path(__file__).parents[2]
 TORCHRUN = [str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node", "3"]
@@ -78,8 +78,8 @@ def test_json_has_classes_and_confusions_that_add_up(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:
     figures = figures_of(finished_run, tmp_path / "out.json", "--most_confused", "99")
-    table = load_group_table(finished_run.path)
-    in_t = table.class_ids[table.sample_ids(Group.T)]
+    table = load_split_table(finished_run.path)
+    in_t = table.class_ids[table.sample_ids(Split.T)]
     assert figures["num_images"] == len(in_t) == 4 * 6
     assert list(figures) == ["num_images", "a", "b", "ensemble", "classes", "most_confused"]
     assert list(figures["classes"]) == ["0", "1", "2", "3"]
@@ -97,8 +97,8 @@ def test_json_has_classes_and_confusions_that_add_up(
 
 
 def test_u_is_measured_where_labels_are_known(finished_run: FinishedRun, tmp_path: Path) -> None:
-    table = load_group_table(finished_run.path)
-    in_u = table.class_ids[table.sample_ids(Group.U)]
+    table = load_split_table(finished_run.path)
+    in_u = table.class_ids[table.sample_ids(Split.U)]
     figures = figures_of(finished_run, tmp_path / "out.json", "--on", "U")
     assert figures["num_images"] == int((in_u >= 0).sum()) < len(in_u)
 
@@ -106,8 +106,8 @@ def test_u_is_measured_where_labels_are_known(finished_run: FinishedRun, tmp_pat
 def test_a_folder_of_classes_gives_the_same_figures(
     finished_run: FinishedRun, digits_table: Path, tmp_path: Path
 ) -> None:
-    table = load_group_table(finished_run.path)
-    for i in table.sample_ids(Group.T).tolist():
+    table = load_split_table(finished_run.path)
+    for i in table.sample_ids(Split.T).tolist():
         folder = tmp_path / "exam" / table.class_names[table.class_ids[i]]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(digits_table.parent / table.listing.paths[i], folder)
@@ -188,10 +188,10 @@ def test_a_group_that_is_empty(
     finished_run: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copy_of(finished_run, tmp_path)
-    table = load_group_table(run)
-    groups = table.groups.clone()
-    groups[table.groups == Group.V] = Group.T
-    (run / "groups.parquet").write_bytes(type(table)(table.listing, groups).to_parquet())
+    table = load_split_table(run)
+    groups = table.splits.clone()
+    groups[table.splits == Split.V] = Split.T
+    (run / "splits.parquet").write_bytes(type(table)(table.listing, groups).to_parquet())
     error = error_of(["evaluate", str(run), "--on", "V"], capsys)
     assert error.startswith("--on: V: the run has no labeled image there")
 
@@ -273,8 +273,8 @@ def test_every_form_has_the_same_values(
     assert len(found[0]) == 25
     err = capsys.readouterr().err
     broken = pictures / "broken.png"
-    assert err.count(f"passed over: {broken} cannot be read as an image") == 3
-    assert err.count("labeled 25 images, passed over 1") == 3
+    assert err.count(f"skipped: {broken} cannot be read as an image") == 3
+    assert err.count("labeled 25 images, skipped 1") == 3
     capsys.readouterr()
     assert cli.main(["predict", str(finished_run.path), str(pictures)]) == 0
     assert capsys.readouterr().out == (tmp_path / "out.csv").read_text()
@@ -344,7 +344,7 @@ def test_nothing_but_broken_files(
     finished_run: FinishedRun, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["predict", str(finished_run.path), str(pictures / "broken.png")]) == 1
-    assert "labeled 0 images, passed over 1" in capsys.readouterr().err
+    assert "labeled 0 images, skipped 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_one_and_three_processes_give_the_same_file(
     assert files[1] == files[3]
     assert len(read_predictions(output)) == 25
     printed = [(tmp_path / f"rank-{rank}.out").read_text() for rank in range(3)]
-    assert [text.count("passed over: ") for text in printed] == [2, 0, 0]  # of both worlds
+    assert [text.count("skipped: ") for text in printed] == [2, 0, 0]  # of both worlds
 
 
 def test_a_mistake_of_predict_ends_every_rank(finished_run: FinishedRun, tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.sources import image_reader
 from cotrain_dist.method.placement import Placement, RankRow, place
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import order_samples, split_into_steps, split_step
-from cotrain_dist.reporting.plan_tables import Plan, RolePlan
-from cotrain_dist.training.plan import bytes_between_nodes, make_plan
-from cotrain_dist.training.train import group_table_of, model_costs
+from cotrain_dist.planning.plan import bytes_between_nodes, make_plan
+from cotrain_dist.planning.tables import Plan, RolePlan
+from cotrain_dist.training.train import model_costs, split_table_of
 from cotrain_dist.types import ROLES, Role
 
 
 def plan_of(config: Config, num_ranks: int) -> Plan:
     """As the command makes it."""
-    table = group_table_of(config)
+    table = split_table_of(config)
     rows = [RankRow(rank, "node0", f"cpu {rank}") for rank in range(num_ranks)]
     cost_a, cost_b = model_costs(config)
     placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
@@ -61,7 +61,7 @@ def real_shares(config: Config) -> dict[str, Any]:
     evaluate.stream_batches = note
     try:
         vote_on_pool(students, exp)
-        evaluate.measure_group(students, Group.T, exp)
+        evaluate.measure_split(students, Split.T, exp)
     finally:
         evaluate.stream_batches = stream
     group = students[0].group
@@ -99,9 +99,9 @@ def test_a_plan_is_what_a_real_world_does(
         assert expected | {"roles": [role.value for role in rank.roles]} == found
     for role in ROLES:
         shares = [rank for rank in plan.ranks if role in rank.roles]
-        table = group_table_of(config)
-        assert sum(r.num_pool_images for r in shares) == len(table.sample_ids(Group.U))
-        assert sum(r.num_test_images for r in shares) == len(table.sample_ids(Group.T))
+        table = split_table_of(config)
+        assert sum(r.num_pool_images for r in shares) == len(table.sample_ids(Split.U))
+        assert sum(r.num_test_images for r in shares) == len(table.sample_ids(Split.T))
 
 
 def test_steps_and_parameters_are_those_of_the_run(finished_run: FinishedRun) -> None:
@@ -203,7 +203,7 @@ def test_measuring_prints_a_time(
             "command line: --num_rank: no such option; did you mean --num_ranks.",
         ),
         (["--num_ranks", "2", "--placement.ranks_a", "[0, 1]"], "placement.ranks_a: "),
-        (["--num_ranks", "64"], "train.batch_size: 10: leaves 0 image(s) a rank and micro-batch"),
+        (["--num_ranks", "64"], "train.batch_size: 10: leaves 0 image(s) per rank and micro-batch"),
     ],
 )
 def test_mistakes_of_plan(

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from conftest import FinishedRun
 
-from cotrain_dist import __version__
 from cotrain_dist.cli import main as cli
 from cotrain_dist.reporting.overview import RunSummary, summaries_below
+from cotrain_dist.version import __version__
 
 HOLD_LOCK = (
     "import fcntl, sys; lock = open(sys.argv[1], 'w'); fcntl.flock(lock, fcntl.LOCK_EX);"

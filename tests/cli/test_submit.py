@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.cli.parsing import parse_config
+from cotrain_dist.config.parsing import parse_config
 
 SETTINGS = ["--config", str(Path(__file__).parents[2] / "configs" / "digits.yaml")]
 

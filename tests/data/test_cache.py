@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources.cache import cached, shrink
+from cotrain_dist.data.sources.decode import cached, shrink
 from cotrain_dist.errors import UserError
 
 

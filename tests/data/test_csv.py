@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.groups import GroupTable, draw_group_table, parse_group_table
 from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.splits import SplitTable, draw_split_table, parse_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 
 TABLE = "path,label\nx/0.png,dog\nx/1.png,\ny/2.png,cat\nx/3.png, dog \ny/4.png,  \n"
 
@@ -83,14 +83,14 @@ def test_unlabeled_rows_are_all_of_u(tmp_path: Path) -> None:
     labels = ["cat"] * 10 + ["dog"] * 10 + [""] * 10
     rows = [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
     config = config_of(write(tmp_path, "\n".join(["path,label", *rows])))
-    table = draw_group_table(list_images(config), config, seed=0)
-    assert table.groups[20:].tolist() == [Group.U] * 10
-    counts = {group.name: len(table.sample_ids(group)) for group in Group}
+    table = draw_split_table(list_images(config), config, seed=0)
+    assert table.splits[20:].tolist() == [Split.U] * 10
+    counts = {split.name: len(table.sample_ids(split)) for split in Split}
     assert counts == {"T": 4, "V": 0, "L_A": 4, "L_B": 4, "U": 8 + 10}
 
     stored = table.to_arrow().column("class").to_pylist()
     assert stored == ["cat"] * 10 + ["dog"] * 10 + [None] * 10
-    again = parse_group_table(table.to_parquet())
+    again = parse_split_table(table.to_parquet())
     assert again.class_ids.tolist() == table.class_ids.tolist()
     assert again.digest() == table.digest()
     assert again.to_parquet() == table.to_parquet()
@@ -106,14 +106,14 @@ def test_labeled_rows_may_all_be_used_where_others_fill_u(tmp_path: Path) -> Non
         test_fraction=0.5,
         labeled_fraction=0.25,
     )
-    table = draw_group_table(list_images(config), config, seed=0)
-    assert table.sample_ids(Group.U).tolist() == [8]
+    table = draw_split_table(list_images(config), config, seed=0)
+    assert table.sample_ids(Split.U).tolist() == [8]
 
 
 def test_a_class_with_too_few_images_is_named(folder: Path) -> None:
     config = config_of(write(folder, TABLE))
     with pytest.raises(UserError, match=r"cat \(1 images\), dog \(2 images\): each class needs"):
-        draw_group_table(list_images(config), config, seed=0)
+        draw_split_table(list_images(config), config, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -199,8 +199,8 @@ def test_a_label_with_a_line_break_is_one_class(folder: Path) -> None:
     config = config_of(write(folder, content + "y/4.png,\n"), test_per_class=1)
     listing = list_images(config)
     assert listing.class_names == ("big\ndog", "cat")
-    table = GroupTable(listing, torch.full((5,), Group.U))
-    again = parse_group_table(table.to_parquet())
+    table = SplitTable(listing, torch.full((5,), Split.U))
+    again = parse_split_table(table.to_parquet())
     assert again.class_names == listing.class_names
     assert again.class_ids.tolist() == [0, 0, 1, 1, -1]
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.groups import draw_group_table, parse_group_table
 from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.splits import draw_split_table, parse_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 
 
 def save(path: Path, gray: int = 0) -> None:
@@ -43,18 +43,18 @@ def test_unlabeled_images_are_of_u(folders: Path) -> None:
     assert listing.paths[20:] == ("0.png", "a/2.png", "deep/er/1.png")
     assert listing.class_ids[20:].tolist() == [-1] * 3
     assert listing.class_names == ("a", "b")
-    table = draw_group_table(listing, config, seed=0)
-    assert table.groups[20:].tolist() == [Group.U] * 3
-    assert len(table.sample_ids(Group.T)) == 4
+    table = draw_split_table(listing, config, seed=0)
+    assert table.splits[20:].tolist() == [Split.U] * 3
+    assert len(table.sample_ids(Split.T)) == 4
     read = image_reader(config, listing)
     assert [read(i).getpixel((0, 0))[0] for i in (0, 20, 22)] == [10, 20, 20]
 
 
 def test_own_images_are_grouped_as_without_further_ones(folders: Path) -> None:
     plain, config = config_of(folders), config_of(folders, unlabeled=str(folders / "more"))
-    alone = draw_group_table(list_images(plain), plain, seed=0)
-    both = draw_group_table(list_images(config), config, seed=0)
-    assert alone.groups.tolist() == both.groups[:20].tolist()
+    alone = draw_split_table(list_images(plain), plain, seed=0)
+    both = draw_split_table(list_images(config), config, seed=0)
+    assert alone.splits.tolist() == both.splits[:20].tolist()
 
 
 def test_a_test_folder_is_t_and_nothing_else_is(folders: Path) -> None:
@@ -63,8 +63,8 @@ def test_a_test_folder_is_t_and_nothing_else_is(folders: Path) -> None:
     assert listing.sources == ("imagefolder",) * 20 + ("test",) * 4
     assert listing.paths[20:] == ("a/0.png", "a/1.png", "b/0.png", "b/1.png")
     assert listing.class_ids[20:].tolist() == [0, 0, 1, 1]
-    table = draw_group_table(listing, config, seed=0)
-    assert table.sample_ids(Group.T).tolist() == [20, 21, 22, 23]
+    table = draw_split_table(listing, config, seed=0)
+    assert table.sample_ids(Split.T).tolist() == [20, 21, 22, 23]
     assert image_reader(config, listing)(23).getpixel((0, 0)) == (30, 30, 30)
 
 
@@ -85,11 +85,11 @@ def test_a_test_folder_of_some_classes_keeps_their_ids(folders: Path) -> None:
 
 def test_both_folders_at_once_come_back_from_the_table(folders: Path) -> None:
     config = config_of(folders, unlabeled=str(folders / "more"), test=str(folders / "exam"))
-    table = draw_group_table(list_images(config), config, seed=0)
+    table = draw_split_table(list_images(config), config, seed=0)
     assert table.listing.source == "imagefolder"
-    counts = {group.name: len(table.sample_ids(group)) for group in Group}
+    counts = {split.name: len(table.sample_ids(split)) for split in Split}
     assert counts == {"T": 4, "V": 0, "L_A": 4, "L_B": 4, "U": 12 + 3}
-    again = parse_group_table(table.to_parquet())
+    again = parse_split_table(table.to_parquet())
     assert again.listing.sources == table.listing.sources
     assert again.class_ids.tolist() == table.class_ids.tolist()
     assert again.digest() == table.digest()
@@ -110,15 +110,15 @@ def test_u_may_not_be_empty_with_a_test_folder_alone(folders: Path) -> None:
     """Images of T fill no U: L_A and L_B may not take all that is left."""
     config = config_of(folders, test=str(folders / "exam"), labeled_per_class=5)
     with pytest.raises(UserError, match=r"a \(10 images\), b \(10 images\): each class needs"):
-        draw_group_table(list_images(config), config, seed=0)
+        draw_split_table(list_images(config), config, seed=0)
 
 
 def test_labeled_images_may_all_be_used_with_unlabeled_ones(folders: Path) -> None:
     config = config_of(
         folders, test=str(folders / "exam"), unlabeled=str(folders / "more"), labeled_per_class=5
     )
-    table = draw_group_table(list_images(config), config, seed=0)
-    assert table.sample_ids(Group.U).tolist() == [20, 21, 22]
+    table = draw_split_table(list_images(config), config, seed=0)
+    assert table.sample_ids(Split.U).tolist() == [20, 21, 22]
 
 
 @pytest.mark.parametrize("key", ["unlabeled", "test"])

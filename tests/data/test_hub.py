@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.groups import draw_group_table, parse_group_table
 from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.splits import draw_split_table, parse_split_table
 from cotrain_dist.errors import UserError
 
 NAMES = ["zebra", "ant"]  # in no sorted order
@@ -106,13 +106,13 @@ def test_a_class_without_rows_is_named_when_groups_are_drawn(tmp_path: Path) -> 
     """The names of a ClassLabel count, also of those that do not occur."""
     config = config_of(save(rows_of([0] * 10), tmp_path / "set", "saved"))
     with pytest.raises(UserError, match=r"ant \(0 images\): each class needs"):
-        draw_group_table(list_images(config), config, seed=0)
+        draw_split_table(list_images(config), config, seed=0)
 
 
 def test_rows_without_label_come_back_from_the_table(tmp_path: Path) -> None:
     config = config_of(save(rows_of([0, 1, None] * 6), tmp_path / "set", "saved"))
-    table = draw_group_table(list_images(config), config, seed=0)
-    again = parse_group_table(table.to_parquet())
+    table = draw_split_table(list_images(config), config, seed=0)
+    again = parse_split_table(table.to_parquet())
     assert again.class_ids.tolist() == [0, 1, -1] * 6
     assert again.class_names == ("zebra", "ant")
     assert again.digest() == table.digest()

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.groups import draw_group_table
 from cotrain_dist.data.sources import ReadImage, image_reader, list_images, to_rgb
+from cotrain_dist.data.splits import draw_split_table
 from cotrain_dist.errors import UserError
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
@@ -95,8 +95,8 @@ def test_files_that_are_no_images_are_passed_over(
     listing = list_images(config_of(tmp_path))
     assert listing.class_names == ("a", "b")
     assert listing.paths == ("a/0.png", "b/0.png")
-    assert f"{tmp_path / 'a'}: passed over 4 files" in caplog.text
-    assert f"{tmp_path / 'b'}: passed over 2 files" in caplog.text
+    assert f"{tmp_path / 'a'}: skipped 4 files" in caplog.text
+    assert f"{tmp_path / 'b'}: skipped 2 files" in caplog.text
 
 
 @pytest.mark.parametrize("folder", [".ipynb_checkpoints", ".thumbnails", "__MACOSX"])
@@ -145,7 +145,7 @@ def test_empty_class_is_named_when_groups_are_drawn(tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
     config = config_of(tmp_path)
     with pytest.raises(UserError, match=r"data.root: hollow \(0 images\): each class needs"):
-        draw_group_table(list_images(config), config, seed=0)
+        draw_split_table(list_images(config), config, seed=0)
 
 
 # Reading

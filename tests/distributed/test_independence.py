@@ -1,4 +1,4 @@
-"""Outside the exchange a model learns as if alone: nothing about the other one moves a bit."""
+"""Outside the exchange per model learns as if alone: nothing about the other one moves a bit."""
 
 import shutil
 from pathlib import Path

@@ -14,7 +14,7 @@ from cotrain_dist.config import Config
 from cotrain_dist.data.stream import stream_batches
 from cotrain_dist.method.steps import split_step
 from cotrain_dist.training import train as train_module
-from cotrain_dist.training.experiment import labeled_samples
+from cotrain_dist.training.context import labeled_samples
 from cotrain_dist.training.steps import train_step
 from cotrain_dist.types import Role
 

@@ -14,7 +14,7 @@ from ranks import build_students, run_ranks, tiny_config
 
 from cotrain_dist.config import Config, PoolConfig
 from cotrain_dist.method.placement import chunks_of_rank
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.training import evaluate
 from cotrain_dist.training.pool import exchange_selected, vote_on_pool
 from cotrain_dist.types import ROLES, Exchange
@@ -31,7 +31,7 @@ def _config(pretrained: Path, root: Path, ranks_a: list[int] | None = None) -> C
         model_a={"name": "test_efficientnet", "init_from": str(pretrained / "a")},
         model_b={"name": "test_efficientnet", "init_from": str(pretrained / "b")},
         pretrain={"num_epochs": 0},
-        pool={"chunk_size": CHUNK_SIZE},
+        pool={"batch_size": CHUNK_SIZE},
         placement={"ranks_a": ranks_a},
     )
 
@@ -44,10 +44,10 @@ def _see(config: Config) -> dict[str, Any]:
     with mock.patch.object(
         evaluate, "measure_accuracy", side_effect=evaluate.measure_accuracy
     ) as measure:
-        figures = evaluate.measure_group(students, Group.T, exp)
+        figures = evaluate.measure_split(students, Split.T, exp)
     seen = {
         "labels": votes.labels.numpy().tobytes(),
-        "doubt": votes.doubt.numpy().tobytes(),
+        "uncertainty": votes.uncertainty.numpy().tobytes(),
         "exchange": _as_bytes(exchanged),
         "logits": _gathered_logits(students, exp),
         "figures": {name: _bits(asdict(accuracy)) for name, accuracy in figures.items()},
@@ -59,7 +59,7 @@ def _see(config: Config) -> dict[str, Any]:
 
 
 def _gathered_logits(students: list[Any], exp: Any) -> list[bytes]:
-    pool_ids = exp.table.sample_ids(Group.U)
+    pool_ids = exp.table.sample_ids(Split.U)
     shards = {
         student.role: evaluate.predict_shard(student, pool_ids, "test", exp) for student in students
     }
@@ -90,7 +90,9 @@ def seen(
     }
 
 
-@pytest.mark.parametrize("what", ["labels", "doubt", "exchange", "logits", "figures", "probs"])
+@pytest.mark.parametrize(
+    "what", ["labels", "uncertainty", "exchange", "logits", "figures", "probs"]
+)
 def test_every_rank_of_every_world_sees_the_same_bits(
     what: str, seen: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -139,7 +141,7 @@ def test_other_chunk_bounds_would_be_noticed(
 
     Seen in the logits' bytes. Codes have 11 bits of precision, which mostly hide such differences.
     """
-    config = replace(_config(pretrained, digits_folder), pool=PoolConfig(chunk_size=1))
+    config = replace(_config(pretrained, digits_folder), pool=PoolConfig(batch_size=1))
     (alone,) = run_ranks(_see, 1, tmp_path, config)
     for role in ROLES:
         usual = torch.frombuffer(bytearray(seen["1"][0]["logits"][role.index]), dtype=torch.float32)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cotrain_dist.method.advice import advise
-from cotrain_dist.method.scores import encode_doubt
+from cotrain_dist.method.scores import encode_uncertainty
 from cotrain_dist.types import Exchange, PseudoLabeled, Votes
 
 NAMES = ["cat", "dog", "eel"]
@@ -18,7 +18,7 @@ def advise_on(labels_a: list[int], labels_b: list[int], num_agreeing: int = 50) 
     """Advice on 100 votes, of which so many agree."""
     labels = torch.zeros(2, 100, dtype=torch.int64)
     labels[1, num_agreeing:] = 1
-    votes = Votes(labels.to(torch.uint16), encode_doubt(torch.full((2, 100), 0.5)))
+    votes = Votes(labels.to(torch.uint16), encode_uncertainty(torch.full((2, 100), 0.5)))
     return advise(Exchange(selected(labels_a), selected(labels_b)), votes, NAMES)
 
 

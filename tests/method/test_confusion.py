@@ -8,7 +8,7 @@ import torch
 
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.metrics import Confusion, class_recall, most_confused
-from cotrain_dist.method.splits import Group, Shares, draw_groups
+from cotrain_dist.method.splits import Shares, Split, draw_splits
 
 # true classes 0 0 0 1 1 2 2 2 2
 TARGETS = torch.tensor([0, 0, 0, 1, 1, 2, 2, 2, 2])
@@ -52,7 +52,7 @@ def test_nothing_is_confused() -> None:
 def groups_of(sizes: list[int], shares: Shares, *, pool_needed: bool = True) -> torch.Tensor:
     class_ids = torch.cat([torch.full((size,), i) for i, size in enumerate(sizes)])
     names = [f"class {i}" for i in range(len(sizes))]
-    return draw_groups(class_ids, names, shares, seed=0, pool_needed=pool_needed)
+    return draw_splits(class_ids, names, shares, seed=0, pool_needed=pool_needed)
 
 
 def test_no_t_where_none_is_asked_for() -> None:
@@ -79,4 +79,4 @@ def test_l_may_not_be_empty_in_any_case() -> None:
 def test_t_does_not_move_when_u_is_filled_from_elsewhere() -> None:
     shares = Shares(test=3, validation=0.0, labeled=2)
     one, other = (groups_of([10], shares, pool_needed=needed) for needed in (True, False))
-    assert torch.equal(one == Group.T, other == Group.T)
+    assert torch.equal(one == Split.T, other == Split.T)

@@ -9,7 +9,7 @@ from cotrain_dist.method.metrics import (
     measure_accuracy,
     pseudo_label_accuracy,
 )
-from cotrain_dist.method.scores import INVALID_DOUBT, encode_doubt
+from cotrain_dist.method.scores import INVALID_UNCERTAINTY, encode_uncertainty
 from cotrain_dist.types import PseudoLabeled, Votes
 
 
@@ -79,11 +79,11 @@ def test_calibration_error_by_hand(
 
 
 def test_agreement_counts_images_not_scored_as_differing() -> None:
-    doubt = encode_doubt(torch.full((2, 5), 0.5))
-    doubt[0, 3] = INVALID_DOUBT
-    doubt[:, 4] = INVALID_DOUBT
+    uncertainty = encode_uncertainty(torch.full((2, 5), 0.5))
+    uncertainty[0, 3] = INVALID_UNCERTAINTY
+    uncertainty[:, 4] = INVALID_UNCERTAINTY
     labels = torch.tensor([[0, 1, 2, 0, 0], [0, 1, 0, 0, 0]], dtype=torch.uint16)
-    assert agreement_rate(Votes(labels, doubt)) == pytest.approx(2 / 5)
+    assert agreement_rate(Votes(labels, uncertainty)) == pytest.approx(2 / 5)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@
 import torch
 
 from cotrain_dist.method.metrics import describe_pool
-from cotrain_dist.method.scores import INVALID_DOUBT, decode_confidence, encode_doubt
+from cotrain_dist.method.scores import INVALID_UNCERTAINTY, decode_confidence, encode_uncertainty
 from cotrain_dist.types import Votes
 
 
 def votes_of(labels: list[list[int]], confidence: list[list[float]]) -> Votes:
     return Votes(
         labels=torch.tensor(labels, dtype=torch.uint16),
-        doubt=encode_doubt(torch.tensor(confidence, dtype=torch.float64)),
+        uncertainty=encode_uncertainty(torch.tensor(confidence, dtype=torch.float64)),
     )
 
 
@@ -50,7 +50,7 @@ def test_nothing_is_said_without_true_labels() -> None:
 
 def test_images_that_were_not_scored_are_left_out() -> None:
     votes = votes_of([[0, 0], [0, 0]], [[0.9, 0.9], [0.9, 0.9]])
-    votes.doubt[1, 0] = INVALID_DOUBT
+    votes.uncertainty[1, 0] = INVALID_UNCERTAINTY
     pool = describe_pool(votes, torch.tensor([0, 0]), 1)
     assert pool is not None
     assert sum(pool["agree_a"]["num_images"]) == 1
@@ -59,4 +59,4 @@ def test_images_that_were_not_scored_are_left_out() -> None:
 
 def test_confidence_comes_back_from_its_code() -> None:
     confidence = torch.tensor([0.0, 0.25, 0.5, 0.8125, 1.0], dtype=torch.float64)
-    assert torch.equal(decode_confidence(encode_doubt(confidence)), confidence)
+    assert torch.equal(decode_confidence(encode_uncertainty(confidence)), confidence)

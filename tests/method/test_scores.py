@@ -1,4 +1,4 @@
-"""Votes: codes of doubt that order like doubt, top classes, and logits that are not finite."""
+"""Votes: codes that order like uncertainty, top classes, and logits that are not finite."""
 
 import math
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cotrain_dist.method.scores import (
-    INVALID_DOUBT,
-    LARGEST_DOUBT,
-    encode_doubt,
+    INVALID_UNCERTAINTY,
+    LARGEST_UNCERTAINTY,
+    encode_uncertainty,
     threshold_code,
     to_probs,
     vote,
@@ -16,7 +16,7 @@ from cotrain_dist.method.scores import (
 
 
 def codes_of(*confidences: float) -> list[int]:
-    codes = encode_doubt(torch.tensor(confidences, dtype=torch.float64))
+    codes = encode_uncertainty(torch.tensor(confidences, dtype=torch.float64))
     assert codes.dtype == torch.int16
     return [int(code) for code in codes]
 
@@ -29,22 +29,22 @@ def codes_of(*confidences: float) -> list[int]:
         (1.0 - 2.0**-14, 0x0400),  # the smallest normal one
         (0.75, 0x3400),
         (0.5, 0x3800),
-        (0.0, LARGEST_DOUBT),
+        (0.0, LARGEST_UNCERTAINTY),
         (1.0 + 1e-12, 0),  # rounding in a softmax
-        (math.nan, INVALID_DOUBT),
-        (math.inf, INVALID_DOUBT),
+        (math.nan, INVALID_UNCERTAINTY),
+        (math.inf, INVALID_UNCERTAINTY),
     ],
 )
 def test_code_is_float16_of_one_minus_confidence(confidence: float, code: int) -> None:
     assert codes_of(confidence) == [code]
 
 
-def test_codes_order_like_doubt() -> None:
-    doubts = torch.logspace(-9, 0, 100_000, dtype=torch.float64)
-    codes = encode_doubt(1.0 - doubts).int()
+def test_codes_order_like_uncertainty() -> None:
+    uncertainty = torch.logspace(-9, 0, 100_000, dtype=torch.float64)
+    codes = encode_uncertainty(1.0 - uncertainty).int()
     assert (codes.diff() >= 0).all()
     assert len(codes.unique()) > 14_000
-    assert codes[-1] == LARGEST_DOUBT < INVALID_DOUBT
+    assert codes[-1] == LARGEST_UNCERTAINTY < INVALID_UNCERTAINTY
 
 
 @pytest.mark.parametrize(("surer", "less_sure"), [(1 - 1e-4, 1 - 2e-4), (1 - 1e-6, 1 - 3e-6)])
@@ -65,41 +65,41 @@ def test_threshold_has_the_code_of_an_equal_confidence(threshold: float) -> None
     assert surer < cut < less_sure
 
 
-def test_vote_names_the_top_class_and_its_doubt() -> None:
+def test_vote_names_the_top_class_and_its_uncertainty() -> None:
     logits = torch.log(torch.tensor([[0.25, 0.5, 0.25], [0.125, 0.125, 0.75]]))
     votes = vote(logits)
     assert votes.labels.dtype == torch.uint16
     assert votes.labels.tolist() == [1, 2]
-    assert votes.doubt.tolist() == codes_of(0.5, 0.75)
+    assert votes.uncertainty.tolist() == codes_of(0.5, 0.75)
 
 
 def test_first_of_equal_classes_wins() -> None:
     votes = vote(torch.tensor([[0.0, 0.0, 0.0, 0.0], [1.0, 7.0, 7.0, 2.0]]))
     assert votes.labels.tolist() == [0, 1]
-    assert votes.doubt[0] == codes_of(0.25)[0]
+    assert votes.uncertainty[0] == codes_of(0.25)[0]
 
 
-def test_doubt_is_exact_near_confidence_1() -> None:
+def test_uncertainty_is_exact_near_confidence_1() -> None:
     # 1 - c = 1 / (1 + e^x): float32 softmax would give 1 - c = 0 for the last two.
     gaps = [8.0, 12.0, 16.0, 17.0]
     votes = vote(torch.tensor([[gap, 0.0] for gap in gaps]))
     expected = [1.0 / (1.0 + math.exp(gap)) for gap in gaps]
-    found = votes.doubt.view(torch.float16).double().tolist()
+    found = votes.uncertainty.view(torch.float16).double().tolist()
     assert found == pytest.approx(expected, rel=2**-11, abs=2**-25)
-    assert votes.doubt[3] > 0
+    assert votes.uncertainty[3] > 0
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_row_that_is_not_finite_is_invalid(bad: float) -> None:
     votes = vote(torch.tensor([[0.0, 3.0], [5.0, bad], [9.0, 0.0]]))
     assert votes.labels.tolist() == [1, 0, 0]
-    assert votes.doubt[1] == INVALID_DOUBT
-    assert (votes.doubt[[0, 2]] < codes_of(0.5)[0]).all()
+    assert votes.uncertainty[1] == INVALID_UNCERTAINTY
+    assert (votes.uncertainty[[0, 2]] < codes_of(0.5)[0]).all()
 
 
 def test_large_finite_logits_are_valid() -> None:
     votes = vote(torch.tensor([[3e38, -3e38]]))
-    assert (votes.labels.tolist(), votes.doubt.tolist()) == ([0], [0])
+    assert (votes.labels.tolist(), votes.uncertainty.tolist()) == ([0], [0])
 
 
 def test_class_ids_above_the_int16_range() -> None:
@@ -110,8 +110,8 @@ def test_class_ids_above_the_int16_range() -> None:
 
 def test_vote_on_no_images() -> None:
     votes = vote(torch.empty(0, 3))
-    assert votes.labels.shape == votes.doubt.shape == (0,)
-    assert (votes.labels.dtype, votes.doubt.dtype) == (torch.uint16, torch.int16)
+    assert votes.labels.shape == votes.uncertainty.shape == (0,)
+    assert (votes.labels.dtype, votes.uncertainty.dtype) == (torch.uint16, torch.int16)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cotrain_dist.method.scores import INVALID_DOUBT, encode_doubt, threshold_code
+from cotrain_dist.method.scores import INVALID_UNCERTAINTY, encode_uncertainty, threshold_code
 from cotrain_dist.method.selection import label_selected, num_equal_codes, select_disagreement
 from cotrain_dist.types import Votes
 
@@ -15,7 +15,7 @@ def votes_of(labels: list[list[int]], confidences: list[list[float]]) -> Votes:
     """Votes of A and B; a confidence of NaN is an image that could not be scored."""
     return Votes(
         labels=torch.tensor(labels, dtype=torch.uint16),
-        doubt=encode_doubt(torch.tensor(confidences, dtype=torch.float64)),
+        uncertainty=encode_uncertainty(torch.tensor(confidences, dtype=torch.float64)),
     )
 
 
@@ -79,7 +79,7 @@ def test_num_equal_codes_counts_images_not_models() -> None:
         [[1, 1, 1, 1], [2, 2, 2, 0]], [[0.8, 0.8, 0.9, 0.9], [0.8, 0.1, 0.7, math.nan]]
     )
     assert num_equal_codes(votes, threshold=0.8) == 2
-    assert votes.doubt[1, 3] == INVALID_DOUBT
+    assert votes.uncertainty[1, 3] == INVALID_UNCERTAINTY
 
 
 def draw_confidences(num_images: int, threshold: float, generator: torch.Generator) -> Tensor:
@@ -98,13 +98,13 @@ def test_codes_decide_as_the_paper_does_in_float64(threshold: float) -> None:
     generator = torch.Generator().manual_seed(0)
     classes = torch.randint(0, 3, (2, num_images), generator=generator)
     confidence = draw_confidences(num_images, threshold, generator)
-    votes = Votes(labels=classes.to(torch.uint16), doubt=encode_doubt(confidence))
+    votes = Votes(labels=classes.to(torch.uint16), uncertainty=encode_uncertainty(confidence))
     selection = select_disagreement(votes, threshold=threshold)
 
     differ = classes[0] != classes[1]
     paper_a = differ & (confidence[0] > threshold) & (confidence[1] < threshold)
     paper_b = differ & (confidence[1] > threshold) & (confidence[0] < threshold)
-    equal_code = (votes.doubt == threshold_code(threshold)).any(dim=0)
+    equal_code = (votes.uncertainty == threshold_code(threshold)).any(dim=0)
 
     for selected, paper in ((selection.a, paper_a), (selection.b, paper_b)):
         deviates = selected != paper

@@ -1,4 +1,4 @@
-"""The groups: exact counts, one draw a class, nested labeled shares, and a test group at rest."""
+"""The splits: exact counts, one draw per class, nested labeled fractions, and a T at rest."""
 
 import re
 from dataclasses import replace
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Group, Shares, draw_groups, labeled_limits
+from cotrain_dist.method.splits import Fractions, Split, draw_splits, labeled_limits
 
 SIZES = {"cat": 20, "dog": 10, "eel": 50}
 
@@ -26,8 +26,8 @@ def draw(
     seed: int = 0,
     sizes: dict[str, int] = SIZES,
 ) -> Tensor:
-    shares = Shares(test=test, validation=validation, labeled=labeled)
-    return draw_groups(class_ids_of(sizes), tuple(sizes), shares, seed)
+    fractions = Fractions(test=test, validation=validation, labeled=labeled)
+    return draw_splits(class_ids_of(sizes), tuple(sizes), fractions, seed)
 
 
 def counts_by_class(groups: Tensor) -> dict[str, list[int]]:
@@ -40,7 +40,7 @@ def counts_by_class(groups: Tensor) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize(
-    ("shares", "expected"),
+    ("fractions", "expected"),
     [
         (
             (0.2, 0.0, 0.2),
@@ -58,45 +58,45 @@ def counts_by_class(groups: Tensor) -> dict[str, list[int]]:
     ],
 )
 def test_counts_of_each_class(
-    shares: tuple[float, float, float], expected: dict[str, list[int]]
+    fractions: tuple[float, float, float], expected: dict[str, list[int]]
 ) -> None:
-    groups = draw(*shares)
+    groups = draw(*fractions)
     assert groups.dtype == torch.int64
     assert counts_by_class(groups) == expected  # one group an image: disjoint and complete
 
 
 def test_group_values_are_those_of_the_table() -> None:
-    assert [group.name for group in Group] == ["T", "V", "L_A", "L_B", "U"]
+    assert [group.name for group in Split] == ["T", "V", "L_A", "L_B", "U"]
 
 
 def test_larger_labeled_share_holds_every_smaller_one() -> None:
     fractions = [0.1, 0.15, 0.2, 0.25, 0.3]
     drawn = [draw(labeled=fraction) for fraction in fractions]
     for smaller, larger in pairwise(drawn):
-        for group in (Group.L_A, Group.L_B):
+        for group in (Split.L_A, Split.L_B):
             assert (larger[smaller == group] == group).all()
             assert (larger == group).sum() > (smaller == group).sum()
-        assert torch.equal(smaller == Group.T, larger == Group.T)
+        assert torch.equal(smaller == Split.T, larger == Split.T)
 
 
 @pytest.mark.parametrize("changed", [{"labeled": 0.3}, {"labeled": 1}, {"validation": 0.1}])
 def test_no_other_share_moves_the_test_group(changed: dict[str, float]) -> None:
     before, after = draw(), draw(**changed)
     assert not torch.equal(before, after)
-    assert torch.equal(before == Group.T, after == Group.T)
+    assert torch.equal(before == Split.T, after == Split.T)
 
 
 def test_labeled_share_does_not_move_the_validation_group() -> None:
     before, after = draw(validation=0.2), draw(validation=0.2, labeled=0.1)
     assert not torch.equal(before, after)
-    assert torch.equal(before == Group.V, after == Group.V)
+    assert torch.equal(before == Split.V, after == Split.V)
 
 
 def test_validation_group_is_taken_from_the_pool() -> None:
     without, with_validation = draw(), draw(validation=0.2)
     changed = without != with_validation
-    assert (without[changed] == Group.U).all()
-    assert (with_validation[changed] == Group.V).all()
+    assert (without[changed] == Split.U).all()
+    assert (with_validation[changed] == Split.V).all()
     assert changed.sum() == 4 + 2 + 10
 
 
@@ -119,15 +119,15 @@ def test_other_classes_do_not_influence_a_class() -> None:
 
 def test_interleaved_classes_are_drawn_like_contiguous_ones() -> None:
     class_ids = torch.arange(60) % 2
-    shares = Shares(test=0.2, validation=0.0, labeled=0.2)
-    mixed = draw_groups(class_ids, ("cat", "dog"), shares, 0)
+    fractions = Fractions(test=0.2, validation=0.0, labeled=0.2)
+    mixed = draw_splits(class_ids, ("cat", "dog"), fractions, 0)
     contiguous = draw(sizes={"cat": 30, "dog": 30})
     assert torch.equal(mixed[0::2], contiguous[:30])
     assert torch.equal(mixed[1::2], contiguous[30:])
 
 
 @pytest.mark.parametrize(
-    ("sizes", "shares", "named"),
+    ("sizes", "fractions", "named"),
     [
         ({"cat": 3, "dog": 20, "eel": 2}, (0.2, 0.0, 0.2), "cat (3 images), eel (2 images)"),
         ({"cat": 0, "dog": 20}, (0.2, 0.0, 0.2), "cat (0 images)"),
@@ -136,11 +136,11 @@ def test_interleaved_classes_are_drawn_like_contiguous_ones() -> None:
     ],
 )
 def test_classes_that_are_too_small_are_all_named(
-    sizes: dict[str, int], shares: tuple[float, float, float], named: str
+    sizes: dict[str, int], fractions: tuple[float, float, float], named: str
 ) -> None:
     message = f"data.root: {named}: each class needs an image in each of T"
     with pytest.raises(UserError, match=re.escape(message)):
-        draw(*shares, sizes=sizes)
+        draw(*fractions, sizes=sizes)
 
 
 def test_smallest_class_that_fills_every_group() -> None:
@@ -149,22 +149,22 @@ def test_smallest_class_that_fills_every_group() -> None:
 
 
 def test_limits_of_the_labeled_fraction() -> None:
-    shares = Shares(test=0.2, validation=0.0, labeled=0.5)
+    fractions = Fractions(test=0.2, validation=0.0, labeled=0.5)
     # 20 images: one for each L from 0.5 / 20 on; 4 of T and one of U leave at most 7 for each.
-    assert labeled_limits([20, 100], shares) == (0.0251, 0.3749)
-    for share in (0.0251, 0.3749):
+    assert labeled_limits([20, 100], fractions) == (0.0251, 0.3749)
+    for fraction in (0.0251, 0.3749):
         class_ids = torch.arange(20) * 0
-        draw_groups(class_ids, ["x"], replace(shares, labeled=share), seed=0)
+        draw_splits(class_ids, ["x"], replace(fractions, labeled=fraction), seed=0)
 
 
 @pytest.mark.parametrize("num_images", [11, 51, 101])
-def test_the_largest_labeled_share_leaves_the_pool_a_share(num_images: int) -> None:
+def test_the_largest_labeled_share_leaves_the_pool_a_fraction(num_images: int) -> None:
     """Rounding leaves U an image there also where T, L_A and L_B take more than all."""
-    shares = Shares(test=0.2, validation=0.0, labeled=0.1)
-    assert labeled_limits([num_images], shares)[1] == 0.3999
+    fractions = Fractions(test=0.2, validation=0.0, labeled=0.1)
+    assert labeled_limits([num_images], fractions)[1] == 0.3999
 
 
 def test_classes_too_small_for_any_labeled_fraction() -> None:
-    shares = Shares(test=1, validation=0, labeled=0.5)
+    fractions = Fractions(test=1, validation=0, labeled=0.5)
     with pytest.raises(UserError, match=r"data\.root: 3 images in the smallest class: no labeled"):
-        labeled_limits([50, 3], shares)
+        labeled_limits([50, 3], fractions)

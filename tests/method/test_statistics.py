@@ -16,7 +16,7 @@ def test_interval_by_hand() -> None:
     assert interval.num_seeds == 3
 
 
-def test_equal_differences_leave_no_doubt() -> None:
+def test_equal_differences_leave_no_uncertainty() -> None:
     interval = paired_interval([1.5, 1.5, 1.5, 1.5])
     assert (interval.low, interval.high) == (1.5, 1.5)
 

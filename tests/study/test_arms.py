@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ranks import tiny_config
 
-from cotrain_dist.config.digest import flatten
+from cotrain_dist.config.text import flatten
 from cotrain_dist.study.arms import (
     ARMS,
     BY_NAME,
@@ -19,7 +19,7 @@ from cotrain_dist.study.arms import (
 )
 
 BASE = tiny_config(Path("images"), Path("study"), pretrain={"num_epochs": 8})
-FREE = ("output_dir", "exchange", "exchange_parity", "labels", "seed", "data.groups_from")
+FREE = ("output_dir", "exchange", "exchange_parity", "labels", "seed", "data.splits_from")
 STARTS = ("pretrain.num_epochs", "pretrain.labels", "model_a.init_from", "model_b.init_from")
 
 
@@ -30,7 +30,7 @@ def test_arms_differ_from_the_common_settings_in_what_they_are_about_alone() -> 
         changed = {key for key, value in config.items() if value != common[key]}
         assert changed <= {*FREE, *STARTS}, arm.name
         assert config["seed"] == 3
-        assert config["data.groups_from"] == "study/seed-3/start"
+        assert config["data.splits_from"] == "study/seed-3/start"
 
 
 def test_every_exchange_comes_with_both_kinds_of_labels_and_both_parities() -> None:
@@ -78,7 +78,7 @@ def test_the_ceiling_sees_as_many_images() -> None:
     )
     assert config.pretrain.num_epochs == 4
     assert config.cotrain.num_epochs == 1
-    assert config.data.groups_from == "s/groups-ceiling.parquet"
+    assert config.data.splits_from == "s/splits-ceiling.parquet"
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import pytest
 from ranks import run_ranks, tiny_config
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.cli.parsing import parse_config
 from cotrain_dist.config import Config
-from cotrain_dist.data.groups import load_group_table
+from cotrain_dist.config.parsing import parse_config
+from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.calibration import Trial
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.study.calibrate import Calibration, Goal, _Search, describe
 
 
@@ -44,8 +44,8 @@ def test_a_share_is_found_and_trains_on(
     goal = Goal(target=0.55, tolerance=0.05, num_draws=2, max_trials=5)
     assert run_ranks(_calibrate, num_ranks, tmp_path, config, goal) == [True] * num_ranks
     found = json.loads((tmp_path / "study" / "calibration.json").read_text())
-    shares = [trial["share"] for trial in found["trials"]]
-    assert shares[0] == 0.1  # two of 20
+    fractions = [trial["fraction"] for trial in found["trials"]]
+    assert fractions[0] == 0.1  # two of 20
     assert all(trial["num_models"] == 4 for trial in found["trials"])
     distances = [abs(trial["mean"] - 0.55) for trial in found["trials"]]
     assert abs(found["chosen"]["mean"] - 0.55) == min(distances)
@@ -54,11 +54,11 @@ def test_a_share_is_found_and_trains_on(
     for name in ("calibration.png", "calibration.svg", "calibration.md"):
         assert (tmp_path / "study" / name).stat().st_size > 50
     calibrated = parse_config(["--config", str(tmp_path / "study" / "calibrated.yaml")], "train")
-    assert calibrated.data.labeled_fraction == found["chosen"]["share"]
+    assert calibrated.data.labeled_fraction == found["chosen"]["fraction"]
     assert calibrated.cotrain.num_epochs == config.cotrain.num_epochs
 
     parts = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("history.jsonl")}
-    assert len(parts) == 2 * len(shares)
+    assert len(parts) == 2 * len(fractions)
     assert run_ranks(_calibrate, num_ranks, tmp_path, config, goal) == [True] * num_ranks
     assert parts == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("history.jsonl")}
 
@@ -68,11 +68,11 @@ def test_larger_shares_hold_smaller_ones(digits_folder: Path, tmp_path: Path) ->
     goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=2)
     assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
     first, second = (
-        load_group_table(folder / "draw-5")
-        for folder in sorted((tmp_path / "study").glob("share-*"))
+        load_split_table(folder / "draw-5")
+        for folder in sorted((tmp_path / "study").glob("fraction-*"))
     )
-    assert first.sample_ids(Group.T).tolist() == second.sample_ids(Group.T).tolist()
-    for group in (Group.L_A, Group.L_B):
+    assert first.sample_ids(Split.T).tolist() == second.sample_ids(Split.T).tolist()
+    for group in (Split.L_A, Split.L_B):
         small, large = (set(table.sample_ids(group).tolist()) for table in (first, second))
         assert small < large
     assert not (tmp_path / "study" / "calibrated.yaml").exists()
@@ -85,9 +85,9 @@ def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> N
     assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
     found = json.loads((tmp_path / "study" / "calibration.json").read_text())
     assert found["ending"].startswith("out of reach")
-    assert found["trials"][-1]["share"] == 0.3749  # of 20: 7 each beside 5 of T, one for U
+    assert found["trials"][-1]["fraction"] == 0.3749  # of 20: 7 each beside 5 of T, one for U
     text = (tmp_path / "study" / "calibration.md").read_text()
-    nearest = found["chosen"]["share"]
+    nearest = found["chosen"]["fraction"]
     assert f"all trials lie below the target, the nearest is {nearest:.4f} (" in text
 
 
@@ -97,7 +97,7 @@ def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> N
         (0.7, [(0.05, 0.474), (0.08, 0.651)], (3, "")),  # 1 and 2 of 20 images
         (0.3, [(0.05, 0.474)], (None, "out of reach")),
         (0.5, [(0.05, 0.474), (0.2, 0.9)], (2, "")),  # not 1 again
-        (0.5, [(0.05, 0.474), (0.1, 0.651)], (None, "the next share would label as many")),
+        (0.5, [(0.05, 0.474), (0.1, 0.651)], (None, "the next fraction would label as many")),
     ],
 )
 def test_where_a_larger_share_may_label_no_more_images(
@@ -107,16 +107,16 @@ def test_where_a_larger_share_may_label_no_more_images(
     digits_folder: Path,
     tmp_path: Path,
 ) -> None:
-    """The search passes such shares over, and tells an end of the shares from one of patience."""
+    """The search skips such fractions, and tells an end of the fractions from one of patience."""
     config = settings(digits_folder, tmp_path / "study")
     search = _Search(config, Goal(target, 0.01, 1, 9))
-    for share, mean in tried:
-        search._trials.append(Trial(share, mean, 0.01, 2))
-        search._sizes.add(search._num_labeled(share))
-    share = search.next_share()
-    assert (None if share is None else round(20 * share)) == expected[0]
+    for fraction, mean in tried:
+        search._trials.append(Trial(fraction, mean, 0.01, 2))
+        search._sizes.add(search._num_labeled(fraction))
+    fraction = search.next_fraction()
+    assert (None if fraction is None else round(20 * fraction)) == expected[0]
     assert search._ending.partition(":")[0].startswith(expected[1])
-    assert bool(search._ending) == (share is None)
+    assert bool(search._ending) == (fraction is None)
 
 
 def test_other_images_are_no_trial_of_the_same_study(digits_folder: Path, tmp_path: Path) -> None:
@@ -146,7 +146,9 @@ def test_a_single_trial_names_the_side_without_neighbor() -> None:
         "Neighbors of the target: 0.1000 (48.0 %) and none tried above."
     )
     out = Calibration(Goal(0.3, 0.05, 1, 1), (Trial(0.1, 0.48, 0.01, 2),), "out of reach", False)
-    assert describe(out).startswith("out of reach: the smallest share tried lies above the target")
+    assert describe(out).startswith(
+        "out of reach: the smallest fraction tried lies above the target"
+    )
 
 
 @pytest.mark.parametrize(

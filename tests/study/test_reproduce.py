@@ -20,10 +20,10 @@ from ranks import RanksFailed, run_ranks, tiny_config
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.groups import load_group_table
 from cotrain_dist.data.sources.listing import UNKNOWN
+from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 from cotrain_dist.study.arms import BY_NAME
 from cotrain_dist.study.reproduce import _knows_labels_of_pool, report_on
 
@@ -107,12 +107,12 @@ def test_every_part_has_run_and_is_reported(study: Config) -> None:
 
 def test_the_ceiling_alone_knows_the_labels_of_u(study: Config) -> None:
     of_seed = Path(study.output_dir) / "seed-0"
-    groups = {arm: load_group_table(of_seed / arm).groups for arm in ("start", *ARMS)}
+    groups = {arm: load_split_table(of_seed / arm).splits for arm in ("start", *ARMS)}
     for arm in set(ARMS) - {"ceiling"}:
         assert groups[arm].tolist() == groups["start"].tolist()
-    given = groups["ceiling"][groups["start"] == Group.U]
-    assert sorted(set(given.tolist())) == [Group.L_A, Group.L_B]
-    kept = groups["start"] != Group.U
+    given = groups["ceiling"][groups["start"] == Split.U]
+    assert sorted(set(given.tolist())) == [Split.L_A, Split.L_B]
+    kept = groups["start"] != Split.U
     assert groups["ceiling"][kept].tolist() == groups["start"][kept].tolist()
 
 
@@ -244,7 +244,7 @@ def test_report_only_writes_the_report_anew(
         (["--seeds", "-1"], "--seeds: [-1]: must be different whole numbers"),
         (["--cotrain.optimizer", "keep"], "cotrain.optimizer: keep: does not go with a study"),
         (["--tracking", "tensorboard"], "tracking: tensorboard: does not go with a study"),
-        (["--data.groups_from", "x"], "data.groups_from: x: does not go with a study"),
+        (["--data.splits_from", "x"], "data.splits_from: x: does not go with a study"),
         (["--cotrain.num_epochs", "0"], "cotrain.num_epochs: 0: a study needs both steps"),
     ],
 )
@@ -279,11 +279,11 @@ def _reproduce_without_labels_of_u(config: Config) -> str:
 def test_there_is_no_ceiling_without_labels_of_u(study: Config, tmp_path: Path) -> None:
     folder = Path(study.output_dir) / "seed-0"
     assert _knows_labels_of_pool(folder)
-    table = load_group_table(folder / "start")
-    class_ids = table.class_ids.masked_fill(table.groups == Group.U, UNKNOWN)
+    table = load_split_table(folder / "start")
+    class_ids = table.class_ids.masked_fill(table.splits == Split.U, UNKNOWN)
     unknown = replace(table, listing=replace(table.listing, class_ids=class_ids))
     (tmp_path / "start").mkdir()
-    (tmp_path / "start" / "groups.parquet").write_bytes(unknown.to_parquet())
+    (tmp_path / "start" / "splits.parquet").write_bytes(unknown.to_parquet())
     assert not _knows_labels_of_pool(tmp_path)
     config = replace(study, output_dir=str(tmp_path / "study"))
     assert run_ranks(_reproduce_without_labels_of_u, 1, tmp_path, config) == [""]

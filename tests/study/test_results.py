@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from cotrain_dist.config import Config, DataConfig, ModelConfig
-from cotrain_dist.data.groups import GroupTable
 from cotrain_dist.data.sources.listing import listing_of
-from cotrain_dist.method.splits import Group
-from cotrain_dist.paper.published import paper_tables
+from cotrain_dist.data.splits import SplitTable
+from cotrain_dist.method.splits import Split
 from cotrain_dist.study import reasons, tables
+from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, common_seeds, gain, outcome_of
 from cotrain_dist.study.verdict import verdicts
@@ -196,7 +196,7 @@ def test_a_report_of_part_of_the_arms(tmp_path: Path) -> None:
         "alternate-own": {0: outcome(0.5, 0.6)},
     }
     listing = listing_of("digits", ["0", "1"], ["cat", "dog"], [(1, "x"), (1, "y")])
-    table = GroupTable(listing, torch.full((2,), Group.U))
+    table = SplitTable(listing, torch.full((2,), Split.U))
     model = ModelConfig(name="test_resnet")
     base = Config(data=DataConfig(image_size=48), model_a=model, model_b=model)
     write_report(outcomes, base, table, tmp_path)
@@ -225,7 +225,7 @@ def test_sources_of_the_parts_are_told_apart(tmp_path: Path) -> None:
         "none-shared": {0: replace(outcome(0.5, 0.5), sources=["abc"])},
     }
     listing = listing_of("digits", ["0", "1"], ["cat", "dog"], [(1, "x"), (1, "y")])
-    table = GroupTable(listing, torch.full((2,), Group.U))
+    table = SplitTable(listing, torch.full((2,), Split.U))
     write_report(outcomes, Config(data=DataConfig(image_size=48)), table, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "\n- abc: start/0 none-shared/0\n- abc, def: none-own/0\n" in text

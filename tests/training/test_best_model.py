@@ -37,7 +37,7 @@ print(json.dumps(counts))
 
 def _test_images(run: Path, root: Path) -> list[tuple[str, str]]:
     """File and class of every image of T."""
-    rows = pq.read_table(run / "groups.parquet").to_pylist()
+    rows = pq.read_table(run / "splits.parquet").to_pylist()
     return [(str(root / row["path"]), row["class"]) for row in rows if row["group"] == "T"]
 
 

@@ -10,7 +10,7 @@ from cotrain_dist.config import Config
 
 
 def _spoil_the_last_update(config: Config) -> dict[str, list[float]]:
-    from cotrain_dist.training.experiment import labeled_samples
+    from cotrain_dist.training.context import labeled_samples
     from cotrain_dist.training.steps import train_epoch
 
     students, exp = build_students(config)

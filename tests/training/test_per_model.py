@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.cli.parsing import parse_config
 from cotrain_dist.config import (
     Config,
     DataConfig,
@@ -14,6 +13,7 @@ from cotrain_dist.config import (
     augments,
     resolve_model,
 )
+from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.errors import UserError
 
 TINY = ["--device", "cpu", "--model_a.name", "test_resnet", "--model_b.name", "test_resnet"]

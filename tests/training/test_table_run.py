@@ -10,10 +10,10 @@ from conftest import FinishedRun
 from PIL import Image
 
 from cotrain_dist.config import resolve_model
-from cotrain_dist.data.groups import load_group_table
 from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.data.stream import train_transform
-from cotrain_dist.method.splits import Group
+from cotrain_dist.method.splits import Split
 
 
 def epochs_of(run: FinishedRun, phase: str) -> list[dict[str, Any]]:
@@ -27,11 +27,11 @@ def test_it_runs_to_the_end_and_says_nothing(finished_run: FinishedRun) -> None:
 
 
 def test_unlabeled_rows_are_in_u_alone(finished_run: FinishedRun) -> None:
-    table = load_group_table(finished_run.path)
+    table = load_split_table(finished_run.path)
     unknown = (table.class_ids < 0).nonzero().flatten()
     assert len(unknown) == 4 * 12
-    assert set(table.groups[unknown].tolist()) == {Group.U}
-    assert len(table.sample_ids(Group.U)) > len(unknown)
+    assert set(table.splits[unknown].tolist()) == {Split.U}
+    assert len(table.sample_ids(Split.U)) > len(unknown)
 
 
 def test_r_is_recorded_and_its_accuracy_is_over_known_labels_alone(

@@ -6,7 +6,7 @@ import pytest
 from conftest import FinishedRun
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cotrain_dist.config.digest import flatten
+from cotrain_dist.config.text import flatten
 from cotrain_dist.errors import UserError
 from cotrain_dist.runtime import tracking
 from cotrain_dist.runtime.tracking import check_tracker

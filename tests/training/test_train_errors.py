@@ -13,7 +13,7 @@ from ranks import complaint, history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config import ModelConfig
 from cotrain_dist.errors import PeerUserError, TrainingError, UserError
-from cotrain_dist.runtime.checkpoint import commits_in, read_state
+from cotrain_dist.store.checkpoint import commits_in, read_state
 
 EFFICIENTNET = {"name": "test_efficientnet"}
 
@@ -32,7 +32,7 @@ MISTAKES: dict[str, tuple[int, dict[str, Any], list[str]]] = {
     "micro-batches": (
         1,
         {"train": {"accumulation_steps": 9}},
-        ["train.batch_size: 16: leaves 1 image(s) a rank and micro-batch: L_A has 40 images"],
+        ["train.batch_size: 16: leaves 1 image(s) per rank and micro-batch: L_A has 40 images"],
     ),
     "ranks of a role": (
         4,
@@ -84,7 +84,7 @@ def test_nothing_is_written_over(num_ranks: int, digits_folder: Path, tmp_path: 
 
 def _groups(pretrained: Path, to: Path, **columns: str) -> Path:
     """The groups of a run with every value of some columns replaced."""
-    table = pq.read_table(pretrained.parent / "groups.parquet")
+    table = pq.read_table(pretrained.parent / "splits.parquet")
     for name, value in columns.items():
         index = table.schema.get_field_index(name)
         table = table.set_column(index, name, pa.array([value] * len(table)))
@@ -98,11 +98,11 @@ def test_groups_must_fit_the_settings(
     stranger = _groups(pretrained, tmp_path / "stranger.parquet", source="digits")
     (tmp_path / "empty.parquet").write_bytes(b"")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"groups_from": str(stranger)}, "holds groups of digits, data.source is imagefolder"),
-        ({"groups_from": str(tmp_path / "nowhere")}, "is no file"),
-        ({"groups_from": str(tmp_path / "empty.parquet")}, "is no table of groups"),
+        ({"splits_from": str(stranger)}, "holds groups of digits, data.source is imagefolder"),
+        ({"splits_from": str(tmp_path / "nowhere")}, "is no file"),
+        ({"splits_from": str(tmp_path / "empty.parquet")}, "is no table of groups"),
         (
-            {"groups_from": str(pretrained.parent), "validation_fraction": 0.1},
+            {"splits_from": str(pretrained.parent), "validation_fraction": 0.1},
             "data.validation_fraction: 0.1: the groups taken over hold 0 images of V",
         ),
     ]

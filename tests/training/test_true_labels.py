@@ -17,12 +17,12 @@ MEASURED_WITH_TRUE_LABELS = (
 )
 
 
-def _config(root: Path, pretrained: Path, output_dir: Path, groups_from: Path | None) -> Config:
+def _config(root: Path, pretrained: Path, output_dir: Path, splits_from: Path | None) -> Config:
     model = {"name": "test_efficientnet"}
     return tiny_config(
         root,
         output_dir,
-        data={"groups_from": groups_from and str(groups_from)},
+        data={"splits_from": splits_from and str(splits_from)},
         model_a=model | {"init_from": str(pretrained / "a")},
         model_b=model | {"init_from": str(pretrained / "b")},
         pretrain={"num_epochs": 1},
@@ -58,7 +58,7 @@ def _train_on_shuffled(
     of_group: str, usual: Path, digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> Path:
     groups = tmp_path / "shuffled.parquet"
-    _with_shuffled_classes(usual / "groups.parquet", of_group, groups)
+    _with_shuffled_classes(usual / "splits.parquet", of_group, groups)
     config = _config(digits_folder, pretrained, tmp_path / "run", groups)
     run_ranks(train_run, 1, tmp_path, config)
     return tmp_path / "run"

@@ -7,14 +7,13 @@ from PIL import Image
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import digits, files, hub, torchvision_sets
-from cotrain_dist.data.sources.cache import cached
+from cotrain_dist.data.sources.decode import cached, to_rgb
 from cotrain_dist.data.sources.listing import TEST, UNLABELED, Listing, joined
-from cotrain_dist.data.sources.rgb import to_rgb
 
 __all__ = ["Listing", "ReadImage", "image_reader", "list_images", "to_rgb"]
 
 ReadImage = Callable[[int], Image.Image | None]
-"""sample_id -> RGB image of any size; None for a broken one, where those are passed over."""
+"""sample_id -> RGB image of any size; None for a broken one, where those are skipped."""
 
 
 def list_images(config: DataConfig) -> Listing:

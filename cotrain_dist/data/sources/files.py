@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources.decode import EXTENSIONS, decode
 from cotrain_dist.data.sources.listing import (
     TEST,
     UNLABELED,
@@ -16,7 +17,6 @@ from cotrain_dist.data.sources.listing import (
     content_of,
     listing_of,
 )
-from cotrain_dist.data.sources.rgb import EXTENSIONS, decode
 from cotrain_dist.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -37,12 +37,12 @@ def folders_of(config: DataConfig) -> dict[str, Path]:
 
 
 def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Listing:
-    """One folder a class; images may lie in folders below it, other files are passed over.
+    """One folder per class; images may lie in folders below it, other files are skipped.
 
     Listed here and not by `load_dataset`, which takes folders named train or test for splits,
     reads metadata files, and copies the listing into a cache of the user's.
     """
-    _check_folder(root, key, "name one that holds one folder a class")
+    _check_folder(root, key, "name one that holds one folder per class")
     class_names = sorted(
         entry.name for entry in root.iterdir() if entry.is_dir() and _is_seen(entry.name)
     )
@@ -73,7 +73,7 @@ def list_table(config: DataConfig) -> Listing:
             "data.table",
             table,
             f"{len(missing)} of {len(files)} files are missing, the first is {missing[0]}",
-            "give data.root, the folder that the paths start from, or mend the table",
+            "give data.root, the folder that the paths start from, or fix the table",
         )
     labels = [row[config.label_column].strip() or None for row in rows]
     if len(set(labels) - {None}) < 2:
@@ -112,7 +112,7 @@ def _read_rows(table: Path, config: DataConfig) -> list[dict[str, str]]:
                 "data.table",
                 table,
                 f"row {number} ({', '.join(row)}) has {len(row)} cells, the header {len(header)}",
-                "mend the row; a cell with a comma stands in double quotes",
+                "fix the row; a cell with a comma stands in double quotes",
             )
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -162,7 +162,7 @@ def images_below(folder: Path) -> list[Path]:
         if path.suffix.lower() in EXTENSIONS and all(map(_is_seen, path.relative_to(folder).parts))
     ]
     if len(images) < len(files):
-        logger.warning("%s: passed over %d files", folder, len(files) - len(images))
+        logger.warning("%s: skipped %d files", folder, len(files) - len(images))
     return images
 
 

@@ -12,6 +12,7 @@ import datasets
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources.decode import decode
 from cotrain_dist.data.sources.listing import (
     Listing,
     changed,
@@ -19,7 +20,6 @@ from cotrain_dist.data.sources.listing import (
     content_of,
     listing_of,
 )
-from cotrain_dist.data.sources.rgb import decode
 from cotrain_dist.errors import UserError
 
 SPLITS = ("train", "test", "val", "dev", "eval", "unlabeled", "extra")

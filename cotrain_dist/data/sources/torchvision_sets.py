@@ -8,13 +8,13 @@ from PIL import Image
 from torchvision import datasets
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources.decode import UNREADABLE, unreadable
 from cotrain_dist.data.sources.listing import (
     Listing,
     check_number,
     content_of_pixels,
     listing_of,
 )
-from cotrain_dist.data.sources.rgb import UNREADABLE, unreadable
 from cotrain_dist.errors import UserError
 
 BY_TRAIN_FLAG = ("MNIST", "FashionMNIST", "KMNIST")

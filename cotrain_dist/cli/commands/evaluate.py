@@ -1,0 +1,57 @@
+"""`cotrain-dist evaluate RUN`: figures of A, B and both together on labeled images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.config.parsing import config_of_run
+from cotrain_dist.errors import UserError
+
+USAGE = "evaluate RUN [--on T|V|U|FOLDER] [--output FILE.json]"
+PROG = "cotrain-dist evaluate"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Collective under a launcher."""
+    parser = Arguments(PROG, "Measure a run's models. --KEY VALUE changes device or data.root.")
+    parser.add_argument("run", type=Path, help="directory that train wrote")
+    parser.add_argument("--on", default="T", help="T (default), V, U, or a folder of class folders")
+    parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
+    parser.add_argument("--most_confused", type=int, default=5, help="pairs of classes to show")
+    own, settings = parser.parse_with_settings(arguments)
+    if own.most_confused < 0:
+        raise UserError(
+            "--most_confused", own.most_confused, "must not be negative", "0 shows no pairs"
+        )
+    config = config_of_run(own.run, settings, PROG)
+
+    from cotrain_dist.inference.evaluate import (
+        evaluate,
+        labeled_images,
+        load_classifiers,
+        open_run,
+    )
+    from cotrain_dist.method.metrics import most_confused
+    from cotrain_dist.reporting.tables import accuracy_table, class_table, confusion_table
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.runtime.collectives import together
+    from cotrain_dist.store.atomic import write_json
+    from cotrain_dist.store.predictions import check_folder
+
+    if own.output:
+        check_folder(own.output)
+    with start_runtime(config) as rt:
+        ctx, table = together(lambda: open_run(config, rt), rt.control)
+        names = table.class_names
+        classifiers = together(lambda: load_classifiers(names, ctx), rt.control)
+        images, sample_ids = together(
+            lambda: labeled_images(table, config.data, own.on), rt.control
+        )
+        figures = evaluate(classifiers, sample_ids, images, ctx)
+        confused = most_confused(figures.labels["ensemble"], figures.targets, own.most_confused)
+        ctx.reporter.print(accuracy_table(figures.accuracy, f"{own.run} on {own.on}"))
+        ctx.reporter.print(class_table(figures.recall, figures.targets, names))
+        ctx.reporter.print(confusion_table(confused, names))
+        if own.output and rt.is_lead:
+            write_json(own.output, figures.to_json(names, confused))
+    return 0

@@ -1,0 +1,53 @@
+"""`cotrain-dist reproduce`: the paper's conditions and a sceptic's baselines, with a verdict."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.config.parsing import config_from_yaml, parse_config
+from cotrain_dist.errors import UserError
+
+USAGE = "reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ..."
+PROG = "cotrain-dist reproduce"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Collective under a launcher."""
+    parser = Arguments(
+        PROG,
+        "Run all conditions from the same groups and models; what has finished is kept. "
+        "Takes train's keys too.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")
+    parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
+    parser.add_argument("--report_only", action="store_true", help="write the report, run nothing")
+    own, settings = parser.parse_with_settings(arguments)
+    config = parse_config(settings, PROG)
+    seeds = own.seeds or [config.seed]
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(
+            "--seeds", seeds, "must be different whole numbers, not negative", "try 0 1 2"
+        )
+    # Imported late: torch takes seconds that a mistyped key should not cost.
+    from cotrain_dist.runtime.stop import end_on_signal
+    from cotrain_dist.study.arms import BY_NAME
+    from cotrain_dist.study.parts import SETTINGS_FILE, check_settings
+    from cotrain_dist.study.reproduce import report_on, reproduce
+    from cotrain_dist.training.setup import start_world
+
+    for name in own.arms or ():
+        if name not in BY_NAME:
+            raise UserError("--arms", name, "is no arm", f"choose from {', '.join(BY_NAME)}")
+    if own.report_only:
+        settings_file = Path(config.output_dir) / SETTINGS_FILE
+        if settings_file.is_file():  # the study's own, whatever else was given
+            begun = config_from_yaml(settings_file.read_text(), str(settings_file))
+            config = replace(begun, output_dir=config.output_dir)
+        report_on(config)
+        return 0
+    check_settings(config)
+    end_on_signal()
+    with start_world(config) as rt:
+        reproduce(config, seeds, own.arms or list(BY_NAME), rt)
+    return 0

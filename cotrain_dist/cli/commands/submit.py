@@ -1,0 +1,120 @@
+"""`cotrain-dist submit`: check settings, data and plan, then hand the training to SLURM."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.config import Config
+from cotrain_dist.config.parsing import parse_config
+from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.errors import UserError
+
+USAGE = "submit [--nodes N] [--gpus-per-node N] [--time T] [--dry-run] ..."
+PROG = "cotrain-dist submit"
+SCRIPT = Path("launch", "slurm", "train.sbatch")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = Arguments(PROG, "Check a training and submit it to SLURM. Takes train's keys too.")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes (default 1)")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs of each (default 0)")
+    parser.add_argument(
+        "--ranks-per-node", type=int, help="processes of each (default: its GPUs, or 1)"
+    )
+    parser.add_argument("--time", default="24:00:00", help="limit, as sbatch takes it")
+    parser.add_argument(
+        "--sbatch", default="", help="further options of sbatch, such as '--partition long'"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show, submit nothing")
+    own, settings = parser.parse_with_settings(arguments)
+    num_ranks_per_node = own.ranks_per_node
+    if num_ranks_per_node is None:
+        num_ranks_per_node = own.gpus_per_node or 1
+    for option, number, least in (
+        ("--nodes", own.nodes, 1),
+        ("--gpus-per-node", own.gpus_per_node, 0),
+        ("--ranks-per-node", num_ranks_per_node, 1),
+    ):
+        if number < least:
+            raise UserError(option, number, f"must be at least {least}", "see --help")
+    config = parse_config(settings, PROG)
+    _check(config, own, num_ranks_per_node)
+    command = _command(config, own)
+    environ = {"COTRAIN_PYTHON": sys.executable, "COTRAIN_RANKS_PER_NODE": str(num_ranks_per_node)}
+    if config.precision in {"bf16", "fp16"}:
+        environ["COTRAIN_MIXED_PRECISION"] = config.precision
+    shown = " ".join([*(f"{key}={value}" for key, value in environ.items()), shlex.join(command)])
+    print(f"settings: {_settings_file(config)}\n{shown}")
+    if own.dry_run:
+        return 0
+    if shutil.which("sbatch") is None:
+        raise UserError("submit", "sbatch", "is not found on this machine", "use --dry-run here")
+    _write_settings(config)
+    done = subprocess.run(command, env=os.environ | environ, check=False)
+    return done.returncode
+
+
+def _check(config: Config, own: Namespace, num_ranks_per_node: int) -> None:
+    """Raise UserError for what would fail in the queue; shows the plan."""
+    from cotrain_dist.planning.plan import plan_world
+    from cotrain_dist.planning.tables import plan_tables
+    from cotrain_dist.runtime.progress import build_console
+
+    if Path(config.output_dir).exists():
+        raise UserError(
+            "output_dir",
+            config.output_dir,
+            "exists already and is never written over",
+            "name another directory, or delete it",
+        )
+    device = "gpu" if own.gpus_per_node else "cpu"
+    plan = plan_world(config, own.nodes * num_ranks_per_node, own.nodes, device)
+    console = build_console()
+    for part in plan_tables(plan):
+        console.print(part)
+
+
+def _settings_file(config: Config) -> Path:
+    """The settings as they are now: editing a file later changes no job that waits."""
+    output = Path(config.output_dir)
+    return output.with_name(f"{output.name}.yaml")
+
+
+def _write_settings(config: Config) -> None:
+    file, text = _settings_file(config), config_to_yaml(config)
+    if file.exists() and file.read_text() != text:
+        raise UserError(
+            "output_dir", file, "was submitted with other settings", "name another output_dir"
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def _command(config: Config, own: Namespace) -> list[str]:
+    options = ["--nodes", str(own.nodes), "--time", own.time, "--job-name", _job_name(config)]
+    if own.gpus_per_node:
+        options += ["--gpus-per-node", str(own.gpus_per_node)]
+    options += shlex.split(own.sbatch)
+    settings = ["--config", str(_settings_file(config))]
+    return ["sbatch", *options, str(_script()), config.output_dir, *settings]
+
+
+def _job_name(config: Config) -> str:
+    return f"cotrain-{Path(config.output_dir).name}"
+
+
+def _script() -> Path:
+    """The batch script: of this checkout, or as installed."""
+    places = (Path(__file__).parents[3], Path(sysconfig.get_path("data"), "share", "cotrain_dist"))
+    for place in places:
+        if (place / SCRIPT).is_file():
+            return place / SCRIPT
+    raise AssertionError(f"{SCRIPT} is in none of {places}")

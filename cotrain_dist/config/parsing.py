@@ -1,0 +1,272 @@
+"""Settings from a YAML file and the command line, and back to YAML.
+
+jsonargparse converts each value to the type of its field and formats the help. This module finds
+the keys, because a mistake in them must name the key, the place and the way out in one line.
+A value means the same in a file as on the command line: both arrive as text, so YAML's own
+guesses (1e-3 is text, `no` is false) never apply.
+"""
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from cotrain_dist.config.schema import OPTIONS, RENAMED, all_keys, sections
+from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume
+from cotrain_dist.config.tree import Config
+from cotrain_dist.errors import UserError
+
+_T = TypeVar("_T")
+_NULL_WORDS = ("", "~", "null", "none")
+_EXPECTED = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    list[int]: "a list of whole numbers such as [0, 1]",
+    type(None): "null",
+}
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A value as the user wrote it: text, or lists and mappings of text; and where."""
+
+    value: Any
+    where: str = ""
+
+
+def parse_config(argv: Sequence[str], prog: str) -> Config:
+    """The settings that the arguments after the subcommand amount to.
+
+    `--help` and `--print_config` print to stdout and exit with 0.
+    """
+    if {"-h", "--help"} & set(argv):
+        _build_parser(prog).print_help()
+        raise SystemExit(0)
+    options = _split_options(argv)
+    values: dict[str, object] = {}
+    if "config" in options:
+        path = options.pop("config").value
+        values = _convert_all(_read_yaml(_read_file(path), path))
+    print_config = options.pop("print_config", None)
+    config = _build(Config, values | _convert_all(options))
+    if print_config:
+        print(config_to_yaml(config), end="")
+        raise SystemExit(0)
+    return config
+
+
+def config_from_yaml(text: str, origin: str) -> Config:
+    """The settings of a YAML text; `origin` names its file in errors."""
+    return _build(Config, _convert_all(_read_yaml(text, origin)))
+
+
+def config_of_run(run: Path, arguments: Sequence[str], command: str) -> Config:
+    """The settings that a run keeps, changed by `--KEY VALUE` arguments where that is allowed.
+
+    `output_dir` becomes `run`, wherever it lies now. Raises UserError for keys that a result
+    depends on. Keys that were renamed since the run was made are read under their new names.
+    """
+    if {"-h", "--help"} & set(arguments):
+        parse_config(arguments, command)
+    saved_file = run / "config.yaml"
+    if not saved_file.is_file():
+        raise UserError("RUN", run, "is no run directory", "name the output_dir of a train")
+    options = _split_options(arguments)
+    if "config" in options:
+        rule = "does not go with a run"
+        raise UserError("--config", "", rule, f"the run keeps its own in {saved_file}")
+    print_config = options.pop("print_config", None)
+    kept = _convert_all(_read_yaml(_read_file(str(saved_file)), str(saved_file), is_saved=True))
+    saved, config = _build(Config, kept), _build(Config, kept | _convert_all(options))
+    before, after = flatten(asdict(saved)), flatten(asdict(config))
+    for key, value in after.items():
+        if value != before[key] and not is_free_on_resume(key):
+            raise UserError(
+                key,
+                value,
+                f"cannot change in an existing run, which has {before[key]}",
+                "start a new run, maybe with data.splits_from and model_a.init_from this one",
+            )
+    if print_config:
+        print(config_to_yaml(config), end="")
+        raise SystemExit(0)
+    return replace(config, output_dir=str(run))
+
+
+@cache
+def _build_parser(prog: str) -> ArgumentParser:
+    usage = f"{prog} [--config FILE] [--KEY VALUE ...] [--print_config]"
+    parser = ArgumentParser(prog=prog, usage=usage, exit_on_error=False, default_env=False)
+    parser.add_argument("--config", metavar="FILE", help=OPTIONS["config"])
+    parser.add_argument("--print_config", action="store_true", help=OPTIONS["print_config"])
+    titles = {name: f"{name}: {doc}" for name, doc in sections().items()} | {"": "no section"}
+    groups = {name: parser.add_argument_group(title) for name, title in titles.items()}
+    for name, key in all_keys().items():
+        group = groups[name.rpartition(".")[0]]
+        action = group.add_argument(f"--{name}", type=key.hint, default=key.default, help=key.doc)
+        # A list has a second spelling, --KEY+, that appends to the default: not offered here.
+        action.option_strings = [f"--{name}"]
+    return parser
+
+
+def _split_options(argv: Sequence[str]) -> dict[str, _Given]:
+    # argparse would also take abbreviations and let the last of two equal options win.
+    options: dict[str, _Given] = {}
+    tokens = list(argv)
+    while tokens:
+        token = tokens.pop(0)
+        name, equals, text = token.removeprefix("--").partition("=")
+        if not token.startswith("--") or not name:
+            raise UserError("command line", _show(token), "belongs to no key", "write --KEY VALUE")
+        takes_value = name != "print_config"
+        if takes_value and not equals and tokens and not tokens[0].startswith("--"):
+            equals, text = "=", tokens.pop(0)
+        _check_known(name, _Given(text))
+        if takes_value and not equals:
+            raise UserError(name, _show(text), "needs a value", f"write --{name} VALUE")
+        if equals and not takes_value:
+            raise UserError(name, _show(text), "takes no value", f"write --{name} alone")
+        if name in options:
+            rule = "is given twice on the command line"
+            raise UserError(name, _show(text), rule, "keep one of the two")
+        options[name] = _Given(text)
+    return options
+
+
+def _check_known(name: str, given: _Given) -> None:
+    # Options stand on the command line only, where `where` is empty.
+    if name in RENAMED:
+        rule = f"is called {RENAMED[name]} now{given.where}"
+        raise UserError(name, _show(given.value), rule, "write the new name")
+    if name in all_keys() or (name in OPTIONS and not given.where):
+        return
+    if name in sections():
+        rule = "is a section, not a key"
+        first = next(key for key in all_keys() if key.startswith(f"{name}."))
+        way_out = f"give the keys in it, such as {first}"
+    else:
+        rule = "no such key"
+        near = difflib.get_close_matches(name, all_keys(), n=1)
+        way_out = f"did you mean {near[0]}" if near else "--help lists all keys"
+    raise UserError(_show(name), _show(given.value), rule + given.where, way_out)
+
+
+def _read_file(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        rule = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not text in UTF-8'}"
+        raise UserError("config", _show(path), rule, "name a YAML file") from None
+
+
+def _read_yaml(text: str, origin: str, *, is_saved: bool = False) -> dict[str, _Given]:
+    """The keys of a file; `is_saved`: a run wrote it, maybe under names of an earlier version."""
+    try:
+        # BaseLoader makes text, lists and mappings only, whatever tags the file holds.
+        loader = yaml.BaseLoader(text)
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            rule = "the file is no mapping of keys"
+            raise UserError(origin, "line 1", rule, "write lines such as seed: 0")
+        return _collect(loader, root, origin, RENAMED if is_saved else {})
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        rule = f"is not YAML ({problem})"
+        raise UserError(origin, f"line {line + 1}", rule, "fix the file there") from None
+
+
+def _collect(
+    loader: yaml.BaseLoader, root: yaml.MappingNode, origin: str, renamed: dict[str, str]
+) -> dict[str, _Given]:
+    lines: dict[str, int] = {}
+    collected: dict[str, _Given] = {}
+    for written, node, line in _entries(root, ""):
+        name = renamed.get(written, written)
+        given = _Given(loader.construct_object(node, deep=True), f" ({origin}, line {line})")
+        if name in lines:
+            rule = f"is given twice ({origin}, lines {lines[name]} and {line})"
+            raise UserError(_show(name), _show(given.value), rule, "keep one of the two")
+        lines[name] = line
+        if name in sections() and isinstance(node, yaml.MappingNode):
+            continue
+        _check_known(name, given)
+        collected[name] = given
+    return collected
+
+
+def _entries(mapping: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, yaml.nodes.Node, int]]:
+    for key, node in mapping.value:
+        is_word = isinstance(key, yaml.ScalarNode)
+        name = prefix + (key.value if is_word else "(a list or mapping)")
+        yield name, node, key.start_mark.line + 1
+        if name in sections() and isinstance(node, yaml.MappingNode):
+            yield from _entries(node, f"{name}.")
+
+
+def _convert_all(given: dict[str, _Given]) -> dict[str, object]:
+    return {name: _convert(name, value) for name, value in given.items()}
+
+
+def _convert(name: str, given: _Given) -> object:
+    key = all_keys()[name]
+    is_literal = get_origin(key.hint) is Literal
+    if str(given.value).lower() in _NULL_WORDS and not is_literal:
+        # Here and not in jsonargparse, to which `none` is text and `null` may be a folder's name.
+        if type(None) in get_args(key.hint):
+            return None
+        raise _wrong_type(name, given)
+    try:
+        # env=False, because a variable of jsonargparse's own can switch the environment on.
+        parsed = _build_parser("").parse_object({name: given.value}, env=False, defaults=False)
+    except ArgumentError:
+        raise _wrong_type(name, given) from None
+    value: object = parsed[name]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _wrong_type(name, given)
+    return value
+
+
+def _wrong_type(name: str, given: _Given) -> UserError:
+    key = all_keys()[name]
+    parts = get_args(key.hint)
+    hints = parts if type(None) in parts else (key.hint,)
+    expected = " or ".join(
+        "one of " + ", ".join(get_args(hint)) if get_origin(hint) is Literal else _EXPECTED[hint]
+        for hint in hints
+    )
+    default = yaml.safe_dump(key.default).splitlines()[0]
+    rule = f"must be {expected}{given.where}"
+    return UserError(name, _show(given.value), rule, f"leave it out for the default, {default}")
+
+
+def _show(value: object) -> str:
+    text = " ".join(str(value).split()) or "(empty)"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _build(cls: type[_T], values: dict[str, object], prefix: str = "") -> _T:
+    arguments: dict[str, object] = {}
+    for name, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            assert isinstance(hint, type)
+            arguments[name] = _build(hint, values, f"{prefix}{name}.")
+        elif prefix + name in values:
+            arguments[name] = values[prefix + name]
+    try:
+        return cls(**arguments)
+    except UserError as error:
+        # The rules of a section that stands in the tree twice cannot know which one they are in.
+        if prefix and "." not in error.key:
+            error.args = (f"{prefix}{error}",)
+            error.key = prefix + error.key
+        raise

@@ -1,0 +1,150 @@
+"""The splits of a run on disk: one table, drawn once, read by every later command on the run."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, Listing
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.splits import Fractions, Split, draw_splits
+from cotrain_dist.store.run_directory import splits_file
+from cotrain_dist.types import Role, TrainingSet
+
+COLUMNS = ("source", "path", "class", "split", "size", "sha256")
+EARLIER_COLUMN = "group"
+"""What the column `split` was called in runs of version 0.1."""
+
+
+@dataclass(frozen=True)
+class SplitTable:
+    """Every image of a run, its class and its split; a sample_id is a row."""
+
+    listing: Listing
+    splits: Tensor
+    """[N] int64 of `Split` values."""
+
+    @property
+    def class_ids(self) -> Tensor:
+        """[N] int64: the true class of each sample_id."""
+        return self.listing.class_ids
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id."""
+        return self.listing.class_names
+
+    def sample_ids(self, split: Split) -> Tensor:
+        """The ids of a split, [n] int64 in ascending order."""
+        return (self.splits == split).nonzero().flatten()
+
+    def labeled(self, role: Role, labels: str) -> TrainingSet:
+        """L of a role: its own split, or with `labels` shared L_A and L_B; in ascending order."""
+        own = Split.L_A if role is Role.A else Split.L_B
+        splits = [Split.L_A, Split.L_B] if labels == "shared" else [own]
+        sample_ids = torch.cat([self.sample_ids(split) for split in splits]).sort().values
+        is_pseudo = torch.zeros(len(sample_ids), dtype=torch.bool)
+        return TrainingSet(sample_ids, self.class_ids[sample_ids], is_pseudo)
+
+    def to_arrow(self) -> pa.Table:
+        """As stored: one row per sample_id, the class names in order in the schema's metadata."""
+        names = self.class_names
+        columns = {
+            "source": list(self.listing.sources),
+            "path": list(self.listing.paths),
+            "class": [None if i == UNKNOWN else names[i] for i in self.class_ids.tolist()],
+            "split": [Split(split).name for split in self.splits.tolist()],
+            "size": list(self.listing.sizes),
+            "sha256": list(self.listing.digests),
+        }
+        return pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all rows: what a checkpoint must have been made from."""
+        text = "\n".join(map(str, self.to_arrow().to_pylist()))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_parquet(self) -> bytes:
+        """The content of splits.parquet."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(self.to_arrow(), sink)
+        return bytes(sink.getvalue().to_pybytes())
+
+
+def fractions_of(config: DataConfig) -> Fractions:
+    """The configured fractions of a class; T has none where data.test names a folder."""
+    test = config.test_fraction if config.test_per_class is None else config.test_per_class
+    return Fractions(
+        test=0 if config.test else test,
+        validation=config.validation_fraction,
+        labeled=(
+            config.labeled_fraction
+            if config.labeled_per_class is None
+            else config.labeled_per_class
+        ),
+    )
+
+
+def draw_split_table(listing: Listing, config: DataConfig, seed: int) -> SplitTable:
+    """Draw the splits of a listing. Raises UserError where a class is too small."""
+    fractions = fractions_of(config)
+    sources = np.array(listing.sources)
+    splits = torch.full((len(sources),), Split.U, dtype=torch.int64)
+    splits[torch.from_numpy(sources == TEST)] = Split.T
+    own = torch.from_numpy((sources != TEST) & (sources != UNLABELED))
+    labeled = own & (listing.class_ids != UNKNOWN)
+    has_others = bool((own & ~labeled).any()) or UNLABELED in listing.sources  # they fill U
+    splits[labeled] = draw_splits(
+        listing.class_ids[labeled], listing.class_names, fractions, seed, pool_needed=not has_others
+    )
+    return SplitTable(listing, splits)
+
+
+def load_split_table(path: Path) -> SplitTable:
+    """Read the splits of a run; `path` is a run directory or its splits.parquet."""
+    path = splits_file(path) if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(
+            "data.splits_from", path, "is no file", "name a run directory or its splits.parquet"
+        )
+    try:
+        return parse_split_table(path.read_bytes())
+    except (pa.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            "data.splits_from",
+            path,
+            f"is no table of splits ({str(error).splitlines()[0]})",
+            "name a splits.parquet that a run has written",
+        ) from error
+
+
+def parse_split_table(content: bytes) -> SplitTable:
+    """The table that `to_parquet` wrote."""
+    table = pq.read_table(pa.BufferReader(content))
+    if not len(table):
+        raise ValueError("it has no rows")
+    if EARLIER_COLUMN in table.column_names:
+        table = table.rename_columns({EARLIER_COLUMN: "split"})
+    columns = {name: table.column(name).to_pylist() for name in COLUMNS}
+    names = tuple(json.loads(table.schema.metadata[b"class_names"]))
+    id_of: dict[str | None, int] = {name: class_id for class_id, name in enumerate(names)}
+    id_of[None] = UNKNOWN
+    listing = Listing(
+        sources=tuple(columns["source"]),
+        paths=tuple(columns["path"]),
+        class_ids=torch.tensor([id_of[name] for name in columns["class"]]),
+        class_names=names,
+        sizes=tuple(columns["size"]),
+        digests=tuple(columns["sha256"]),
+    )
+    splits = torch.tensor([Split[name].value for name in columns["split"]])
+    return SplitTable(listing, splits)

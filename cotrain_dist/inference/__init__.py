@@ -1,0 +1,1 @@
+"""A run's models at work: measured and labeling new images."""

@@ -1,0 +1,120 @@
+"""A run's models measured on labeled images."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.config import Config, DataConfig, resolve_role
+from cotrain_dist.data.sources import image_reader
+from cotrain_dist.data.sources.files import list_test
+from cotrain_dist.data.sources.listing import TEST
+from cotrain_dist.data.splits import SplitTable, load_split_table
+from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.metrics import Accuracy, Confusion, class_recall, measure_accuracy
+from cotrain_dist.method.splits import Split
+from cotrain_dist.models import build_model
+from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.evaluate import gather_probs
+from cotrain_dist.training.student import Classifier, build_classifier
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What `evaluate` measured; keys a, b, ensemble."""
+
+    accuracy: dict[str, Accuracy]
+    recall: dict[str, Tensor]
+    """[C] float64 each: share of a class's images called by its name; NaN where it has none."""
+    labels: dict[str, Tensor]
+    """[N] int64 each."""
+    targets: Tensor
+    """[N] int64."""
+
+    def to_json(self, class_names: Sequence[str], confused: list[Confusion]) -> dict[str, Any]:
+        """For JSON."""
+        counts = torch.bincount(self.targets, minlength=len(class_names)).tolist()
+        return {
+            "num_images": len(self.targets),
+            **{name: asdict(accuracy) for name, accuracy in self.accuracy.items()},
+            "classes": {
+                name: {"num_images": counts[class_id]}
+                | {
+                    who: recall[class_id].item() if counts[class_id] else None
+                    for who, recall in self.recall.items()
+                }
+                for class_id, name in enumerate(class_names)
+            },
+            "most_confused": [
+                {"class": class_names[c.true], "called": class_names[c.called], "count": c.count}
+                for c in confused
+            ],
+        }
+
+
+def evaluate(
+    classifiers: Sequence[Classifier], sample_ids: Tensor, images: Images, ctx: RunContext
+) -> Figures:
+    """Collective over all ranks: A, B and both together on labeled images, each counted once."""
+    probs = gather_probs(classifiers, sample_ids, images, ctx)
+    targets = images.table.class_ids[sample_ids]
+    labels = {name: values.argmax(dim=1) for name, values in probs.items()}
+    num_classes = len(images.table.class_names)
+    return Figures(
+        accuracy={name: measure_accuracy(values, targets) for name, values in probs.items()},
+        recall={name: class_recall(own, targets, num_classes) for name, own in labels.items()},
+        labels=labels,
+        targets=targets,
+    )
+
+
+def open_run(config: Config, rt: Runtime, *, show: bool = True) -> tuple[RunContext, SplitTable]:
+    """The surroundings of a run's models, and its images; `config.output_dir` is the run."""
+    store = RunDirectory(Path(config.output_dir))
+    reporter = Reporter(show=rt.is_lead and show)
+    return RunContext(config, rt, store, reporter), load_split_table(store.path)
+
+
+def load_classifiers(class_names: Sequence[str], ctx: RunContext) -> list[Classifier]:
+    """The saved models of the roles that this rank holds. Raises UserError where there are none."""
+    classifiers = []
+    for role in ctx.runtime.roles_here:
+        own = resolve_role(ctx.config, role.value)
+        folder = str(ctx.store.models / role.value)
+        saved = replace(own.model, pretrained=False, init_from=folder)
+        model = build_model(saved, role, class_names, own.image_size, own.seed)
+        classifiers.append(build_classifier(role, model, own, ctx.runtime))
+    return classifiers
+
+
+def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images, Tensor]:
+    """The images to evaluate on: a split of the run (T, V, U, L_A, L_B), or a folder of classes.
+
+    table, data: of the run. Returns the images and their sample_ids; those without a label are left
+    out.
+    """
+    if on in Split.__members__:
+        ids = table.sample_ids(Split[on])
+        ids = ids[table.class_ids[ids] >= 0]
+        if not len(ids):
+            raise UserError("--on", on, "the run has no labeled image there", "try --on T")
+        read = image_reader(data, table.listing)
+        return Images(table, PixelSource(read, data.num_workers)), ids
+    folder = Path(on)
+    if not folder.is_dir():
+        raise UserError(
+            "--on", on, "is neither a split nor a folder", "give T, V, U or a folder of classes"
+        )
+    listing = list_test(folder, table.class_names)
+    found = SplitTable(listing, torch.full((len(listing.paths),), Split.T, dtype=torch.int64))
+    data = replace(data, source="digits", test=on, unlabeled=None)
+    assert set(listing.sources) == {TEST}
+    pixels = PixelSource(image_reader(data, listing), data.num_workers)
+    return Images(found, pixels), found.sample_ids(Split.T)

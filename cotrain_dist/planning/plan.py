@@ -1,0 +1,265 @@
+"""What a training would do in a world of any size, without starting it."""
+
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.config import Config, PlacementConfig, resolve_role
+from cotrain_dist.data.sources import image_reader
+from cotrain_dist.data.splits import SplitTable
+from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, place
+from cotrain_dist.method.splits import Split
+from cotrain_dist.method.steps import EpochPlan, num_steps_of, spread
+from cotrain_dist.models import build_model
+from cotrain_dist.planning.tables import Plan, RankPlan, RolePlan
+from cotrain_dist.runtime.accelerator import start_alone
+from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.evaluate import pass_over
+from cotrain_dist.training.pool import packed_votes
+from cotrain_dist.training.setup import check_all_names, check_table, model_costs, split_table_of
+from cotrain_dist.training.steps import train_steps
+from cotrain_dist.training.student import Student, build_student
+from cotrain_dist.types import ROLES, Position, Role
+
+FLOAT_BYTES = 4
+NUM_PROBE_IMAGES = 4
+NUM_TIMED_STEPS = 3
+
+
+def plan_world(
+    config: Config, num_ranks: int, num_nodes: int, device: str, *, measure: bool = False
+) -> Plan:
+    """The plan of a training on equal nodes, after the checks that the training would make.
+
+    `measure` times a few steps of each model on this machine. Raises UserError as `train` does.
+    """
+    check_all_names(config)
+    table = split_table_of(config)
+    per_node = num_ranks // num_nodes
+    rows = [
+        RankRow(rank, f"node{rank // per_node}", f"{device} {rank % per_node}")
+        for rank in range(num_ranks)
+    ]
+    cost_a, cost_b = model_costs(config)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    check_table(table, config, placement)
+    images = Images(table, PixelSource(image_reader(config.data, table.listing)))
+    # Before any model is built: what importing alone has cost is part of every rank.
+    process_bytes = resident_bytes()
+    alone = replace(config, device="auto" if measure else "cpu", placement=PlacementConfig())
+    alone = replace(alone, precision=config.precision if measure else "fp32", tracking="none")
+    with start_alone(alone) as rt:
+        ctx = RunContext(alone, rt, RunDirectory(Path(config.output_dir)), Reporter(show=False))
+        roles = {role: plan_role(role, images, ctx, measure=measure) for role in ROLES}
+    return make_plan(config, table, rows, placement, roles, process_bytes, measure=measure)
+
+
+def make_plan(
+    config: Config,
+    table: SplitTable,
+    rows: Sequence[RankRow],
+    placement: Placement,
+    roles: dict[Role, RolePlan],
+    process_bytes: int,
+    *,
+    measure: bool,
+) -> Plan:
+    """The plan of a training from what its models need; process_bytes: of a rank without one."""
+    num_measured = sum(len(table.sample_ids(split)) for split in (Split.T, Split.V))
+    vote_bytes = 4 * len(ROLES) * len(table.sample_ids(Split.U))
+    measure_bytes = FLOAT_BYTES * len(ROLES) * num_measured * len(table.class_names)
+    gathered = measure_bytes + (vote_bytes if config.exchange != "none" else 0)
+    return Plan(
+        roles=roles,
+        ranks=[plan_rank(row, placement, roles, config, table, process_bytes) for row in rows],
+        vote_bytes=vote_bytes,
+        measure_bytes=measure_bytes,
+        gradient_bytes={
+            role: FLOAT_BYTES * own.num_parameters if len(placement.ranks_of(role)) > 1 else 0
+            for role, own in roles.items()
+        },
+        between_nodes_bytes=bytes_between_nodes(rows, placement, roles, gathered),
+        epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measure else None,
+    )
+
+
+def bytes_between_nodes(
+    rows: Sequence[RankRow],
+    placement: Placement,
+    roles: Mapping[Role, RolePlan],
+    gathered_bytes: int,
+) -> int:
+    """Sent over the links between nodes in an epoch of Step 2 with R empty.
+
+    What is gathered passes each of the links once. Gradients go round a ring over the ranks of a
+    role, 2 (k - 1) / k of their size a link, where the role lies on several nodes.
+    """
+    node_of = {row.global_rank: row.node for row in rows}
+    total = (len(set(node_of.values())) - 1) * gathered_bytes
+    for role, own in roles.items():
+        ranks = placement.ranks_of(role)
+        num_nodes, k = len({node_of[rank] for rank in ranks}), len(ranks)
+        if num_nodes > 1:
+            step_bytes = 2 * (k - 1) * FLOAT_BYTES * own.num_parameters // k
+            total += num_nodes * step_bytes * own.steps_cotrain[0]
+    return total
+
+
+def plan_rank(
+    row: RankRow,
+    placement: Placement,
+    roles: dict[Role, RolePlan],
+    config: Config,
+    table: SplitTable,
+    process_bytes: int,
+) -> RankPlan:
+    """One rank's share, from the functions that the training cuts it with."""
+    held = placement.roles_of(row.global_rank)
+    num_ranks = len(placement.ranks_of(held[0]))
+    role_rank = placement.role_rank(held[0], row.global_rank)
+    shards = {
+        split: chunks_of_rank(
+            len(table.sample_ids(split)), config.pool.batch_size, role_rank, num_ranks
+        )
+        for split in (Split.U, Split.T)
+    }
+    per_rank = spread(config.train.batch_size, num_ranks)[role_rank]
+    batch = spread(per_rank, config.train.accumulation_steps)[0]
+    memory = process_bytes + batch * max(roles[role].image_bytes for role in held)
+    for role in held:
+        memory += roles[role].state_bytes
+        memory += FLOAT_BYTES * roles[role].num_parameters if num_ranks > 1 else 0  # DDP's buckets
+    return RankPlan(
+        row=row,
+        roles=held,
+        role_rank=role_rank,
+        num_pool_images=sum(stop - start for start, stop in shards[Split.U]),
+        num_pool_chunks=len(shards[Split.U]),
+        num_test_images=sum(stop - start for start, stop in shards[Split.T]),
+        largest_batch=batch,
+        memory_bytes=memory,
+    )
+
+
+def plan_role(role: Role, images: Images, ctx: RunContext, *, measure: bool) -> RolePlan:
+    """One model's numbers: it is built and trained for a few steps as a training would do it."""
+    config, table = ctx.config, images.table
+    own = resolve_role(config, role.value)
+    num_own = len(table.labeled(role, config.pretrain.labels))
+    num_labeled = len(table.labeled(role, config.labels))
+    num_pool = len(table.sample_ids(Split.U)) if config.exchange != "none" else 0
+    # No download, no minutes of compiling; the probes cut their steps themselves.
+    first = replace(own.model, pretrained=False, init_from=None)
+    own = replace(own, model=first, compile=False)
+    model = build_model(own.model, role, table.class_names, own.image_size, own.seed)
+    student = build_student(role, model, own, ctx.runtime)
+    train_seconds = label_seconds = None
+    if measure:
+        train_seconds = _seconds_per_trained_image(student, images, ctx)
+        label_seconds = _seconds_per_labeled_image(student, images, ctx)
+    state_bytes, image_bytes = _probe_memory(student, images, ctx)
+    size = own.train.batch_size
+    return RolePlan(
+        role=role,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_labeled=num_labeled,
+        steps_pretrain=num_steps_of(num_own, size),
+        steps_cotrain=(num_steps_of(num_labeled, size), num_steps_of(num_labeled + num_pool, size)),
+        state_bytes=state_bytes,
+        image_bytes=image_bytes,
+        train_seconds=train_seconds,
+        label_seconds=label_seconds,
+    )
+
+
+def _take_steps(
+    student: Student, num_images: int, num_steps: int, images: Images, ctx: RunContext
+) -> float:
+    """Some steps over the first labeled images, each with all of them; returns their seconds."""
+    labeled = images.table.labeled(student.role, "own")
+    rows = torch.arange(min(num_images, len(labeled)))
+    plan = EpochPlan((rows,) * num_steps, num_shards=1, num_micro=1)
+    ctx.runtime.clock.take()
+    train_steps(student, labeled, plan, "plan", Position(), images.pixels, ctx)
+    return ctx.runtime.clock.take()["train"]
+
+
+def _probe_memory(student: Student, images: Images, ctx: RunContext) -> tuple[int, int]:
+    """Bytes of state after a step, and bytes that each image keeps for the backward pass."""
+    kept: dict[int, int] = {}
+    model = student.model
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _take_steps(student, NUM_PROBE_IMAGES, 1, images, ctx)
+    states = [
+        value
+        for entries in student.optimizer.state.values()
+        for value in entries.values()
+        if isinstance(value, Tensor)
+    ]
+    parameter_bytes = _num_bytes(model.parameters())
+    # A gradient is as large as its parameter; the step has thrown it away already.
+    state_bytes = 2 * parameter_bytes + _num_bytes(model.buffers()) + _num_bytes(states)
+    num_images = min(NUM_PROBE_IMAGES, len(images.table.labeled(student.role, "own")))
+    return state_bytes, sum(kept.values()) // num_images
+
+
+def _num_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _seconds_per_trained_image(student: Student, images: Images, ctx: RunContext) -> float:
+    """Of training, decoding included; the first step warms up."""
+    size = min(student.config.train.batch_size, len(images.table.labeled(student.role, "own")))
+    _take_steps(student, size, 1, images, ctx)
+    return _take_steps(student, size, NUM_TIMED_STEPS, images, ctx) / (size * NUM_TIMED_STEPS)
+
+
+def _seconds_per_labeled_image(student: Student, images: Images, ctx: RunContext) -> float:
+    """Of the pass over U, decoding included; the first chunk warms up."""
+    labeled = images.table.labeled(student.role, "own").sample_ids
+    chunk = labeled[: min(ctx.config.pool.batch_size, len(labeled))]
+    seconds = []
+    for _ in range(NUM_TIMED_STEPS + 1):
+        started = time.perf_counter()
+        pass_over(student, chunk, packed_votes, "label", images, ctx)
+        seconds.append(time.perf_counter() - started)
+    return median(seconds[1:]) / len(chunk)
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now; 0 where the system does not say."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def seconds_per_epoch(
+    roles: Mapping[Role, RolePlan], placement: Placement, config: Config, table: SplitTable
+) -> float:
+    """Of an epoch of Step 2 with R empty, if ranks share work evenly; the roles at one time."""
+    num_pool = len(table.sample_ids(Split.U)) if config.exchange != "none" else 0
+    by_role = []
+    for role, own in roles.items():
+        assert own.train_seconds is not None
+        assert own.label_seconds is not None
+        seconds = own.num_labeled * own.train_seconds + num_pool * own.label_seconds
+        by_role.append(seconds / len(placement.ranks_of(role)))
+    return sum(by_role) if placement.ranks_a == placement.ranks_b else max(by_role)

@@ -1,0 +1,80 @@
+"""Live progress on the lead rank: bars on a terminal, plain lines elsewhere; all of it logged."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+logger = logging.getLogger(__name__)
+
+WIDE = 1000
+"""Columns where there is no terminal: rich would cut tables at 80 in a batch job's log."""
+
+
+def build_console() -> Console:
+    """The terminal, or a file with whole lines."""
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console
+
+
+class _ImagesPerSecond(TextColumn):
+    """Speed of a pass."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        """The measured speed, or nothing before the first batch."""
+        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+
+
+class Reporter:
+    """Shows what this rank does. `show`: on the lead rank; the others write their log alone."""
+
+    def __init__(self, show: bool) -> None:
+        self._console = build_console() if show else None
+        self._last = ""
+
+    def say(self, line: str, *, shown: bool = True) -> None:
+        """One line for people: the log and, where shown, the console."""
+        logger.info(line)
+        if self._console is not None and shown:
+            # Whole lines: a log file of a batch job is no 80-column terminal.
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def warn(self, line: str) -> None:
+        """One warning."""
+        logger.warning(line)
+        if self._console is not None:
+            self._console.print(f"warning: {line}", markup=False, soft_wrap=True)
+
+    def remember(self, line: str) -> None:
+        """What every later bar shows behind it, such as the last accuracies."""
+        self._last = line
+
+    def print(self, renderable: object) -> None:
+        """A table, on the lead rank."""
+        if self._console is not None:
+            self._console.print(renderable)
+
+    @contextmanager
+    def track(self, what: str, num_images: int) -> Iterator[Callable[[int], None]]:
+        """A bar over `num_images`; the block calls what it gets with the images just done."""
+        if self._console is None or not self._console.is_terminal:
+            yield lambda num_done: None
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            _ImagesPerSecond(),
+            TimeRemainingColumn(),
+            TextColumn(self._last),
+        )
+        with Progress(*columns, console=self._console, transient=True) as bars:
+            task = bars.add_task(what, total=num_images)
+            yield lambda num_done: bars.advance(task, num_done)

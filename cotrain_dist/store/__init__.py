@@ -1,0 +1,1 @@
+"""What lies on disk: a run's directory, its records, its commits."""

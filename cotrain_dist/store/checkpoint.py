@@ -1,0 +1,171 @@
+"""Commits: a directory appears whole or not at all, and every byte of it is accounted for.
+
+Tensors are safetensors, everything else is JSON. Files are written beside the target, flushed, and
+the manifest with their SHA-256 last; then the directory is renamed into place.
+
+    checkpoints/a/pretrain-00005/     model, optimizer, buffers-ROLE_RANK, state.json, manifest.json
+    checkpoints/world/cotrain-00003/  ever_selected, state.json, manifest.json
+
+A role commits alone, without meeting the other one; a world commit names one commit of each role by
+the digest of its manifest.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cotrain_dist.errors import UserError
+from cotrain_dist.runtime.collectives import RankGroup, barrier
+from cotrain_dist.store import atomic
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+STATE = "state.json"
+
+
+def commit(
+    target: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any] | None,
+    group: RankGroup,
+) -> None:
+    """Collective over `group`: write `target` so that a reader sees all of it or none of it.
+
+    tensors: file name without ending -> named tensors, from every rank its own files.
+    state: JSON values, from the first rank; the others pass None. An earlier `target` of the same
+    name, from an attempt that went further than its last world commit, is replaced.
+    """
+    beside = target.with_name(target.name + ".tmp")
+    try:
+        _write_commit(target, beside, tensors, state, group)
+    except BaseException:
+        if group.index == 0:  # a full disk: what was begun would only keep it full
+            shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _write_commit(
+    target: Path,
+    beside: Path,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any] | None,
+    group: RankGroup,
+) -> None:
+    if group.index == 0:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    barrier(group)
+    for name, values in tensors.items():
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in values.items()}
+        _write_flushed(beside / f"{name}.safetensors", safetensors.torch.save(contiguous))
+    barrier(group)
+    if group.index == 0:
+        _write_flushed(beside / STATE, json.dumps(state, indent=1).encode())
+        files = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
+        manifest = {"format": FORMAT, "files": files}
+        _write_flushed(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
+        shutil.rmtree(target, ignore_errors=True)
+        beside.rename(target)
+        atomic.flush_folder(target.parent)
+    barrier(group)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The state of a commit whose every file was checked. Raises UserError if one differs."""
+    manifest = _read_json(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise UserError(
+            "checkpoint",
+            folder / MANIFEST,
+            f"has format {manifest.get('format')}, this version reads {FORMAT}",
+            "resume with the version that wrote it (environment.json names it)",
+        )
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
+            raise UserError(
+                "checkpoint",
+                folder / name,
+                "is missing or damaged: its SHA-256 is not the manifest's",
+                f"delete {folder} to go on from the commit before it",
+            )
+    return _read_json(folder / STATE)
+
+
+def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """Named tensors of one file of a commit, on the CPU."""
+    return safetensors.torch.load_file(folder / f"{name}.safetensors")
+
+
+def commits_in(folder: Path) -> list[Path]:
+    """The whole commits of a folder: those of pre-training, then those of Step 2, by epoch."""
+    if not folder.is_dir():
+        return []
+    whole = [path for path in folder.iterdir() if path.suffix != ".tmp" and path.is_dir()]
+    return sorted(whole, key=lambda path: (path.name.startswith("cotrain"), path.name))
+
+
+def keep_last(folder: Path, num_kept: int) -> None:
+    """Delete all but the newest commits of a folder."""
+    for path in commits_in(folder)[:-num_kept]:
+        shutil.rmtree(path)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimizer's state as named tensors and JSON values."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{index}.{name}"] = value
+            else:
+                values.setdefault(str(index), {})[name] = value
+    return tensors, {"values": values, "param_groups": state["param_groups"]}
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+) -> None:
+    """Load what `pack_optimizer` returned."""
+    state: dict[int, dict[str, Any]] = {
+        int(index): dict(entries) for index, entries in rest["values"].items()
+    }
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            "checkpoint",
+            path,
+            f"cannot be read ({error})",
+            f"delete {path.parent} to go on from the commit before it",
+        ) from error
+    return value
+
+
+def _write_flushed(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

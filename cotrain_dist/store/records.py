@@ -1,0 +1,195 @@
+"""The lines of history.jsonl as typed records (docs/run-directory.md names every key).
+
+The file's keys are flat, with `_a` and `_b` for the models, so that a line reads well in any tool;
+here they are fields. Keys that this version does not know are kept in `further`, and written again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cotrain_dist.method.metrics import Accuracy
+
+ROLE_NAMES = ("a", "b")
+
+Figures = Mapping[str, Accuracy]
+"""Accuracy of a, b and ensemble on one split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What training a model for an epoch came to."""
+
+    loss: float
+    """Mean over the epoch's images, as trained (with label smoothing); NaN where the weights have
+    become so, which the losses before the last update do not show."""
+    learning_rate: float
+    """Of the last step."""
+    num_steps: int
+    num_samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecord:
+    """One model's epoch of Step 1."""
+
+    role: str
+    epoch: int
+    fit: Fit
+    train_accuracy: float | None
+    """Top-1 on its own labels without augmentation; None where not measured."""
+    test: Accuracy | None
+    """On T; None where not measured."""
+    seconds: Mapping[str, float]
+    """By phase."""
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The line's keys."""
+        return {
+            "phase": "pretrain",
+            "role": self.role,
+            "epoch": self.epoch,
+            **asdict(self.fit),
+            "train_accuracy": self.train_accuracy,
+            "test": None if self.test is None else asdict(self.test),
+            "seconds": dict(self.seconds),
+            **self.further,
+        }
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "PretrainRecord":
+        """Read back what `to_json` gave; raises KeyError or TypeError for anything else."""
+        rest = dict(line)
+        del rest["phase"]
+        test = rest.pop("test")
+        return cls(
+            role=rest.pop("role"),
+            epoch=rest.pop("epoch"),
+            fit=Fit(**{name: rest.pop(name) for name in Fit.__dataclass_fields__}),
+            train_accuracy=rest.pop("train_accuracy"),
+            test=None if test is None else Accuracy(**test),
+            seconds=rest.pop("seconds"),
+            further=rest,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleRecord:
+    """What one model selected, was taught and made of it, in one epoch of Step 2."""
+
+    teacher: str | None
+    """Whose R it learned; None for none."""
+    num_selected: int
+    """Images in its R."""
+    selected_accuracy: float | None
+    """Fraction of its R that is labeled right; None where that is unknown."""
+    selected_class_histogram: list[int]
+    """Images of its R by class id."""
+    selected_right_histogram: list[int]
+    """Those of them that are labeled right, where U's labels are known."""
+    fit: Fit | None
+    """None before the first epoch."""
+
+
+_KEYS_OF_ROLE = {
+    "teacher": "teacher_of_{}",
+    "num_selected": "num_selected_{}",
+    "selected_accuracy": "selected_accuracy_{}",
+    "selected_class_histogram": "selected_class_histogram_{}",
+    "selected_right_histogram": "selected_right_histogram_{}",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CotrainRecord:
+    """One epoch of Step 2; epoch 0 is its start."""
+
+    epoch: int
+    exchange: str | None
+    agreement_rate: float | None
+    """Fraction of U on which A and B name one class."""
+    num_equal_codes: int | None
+    """Images of U on which a model's code equals the threshold's: neither sure nor unsure."""
+    never_selected_fraction: float
+    """Fraction of U in no R so far."""
+    pool: Mapping[str, Mapping[str, list[int]]] | None
+    """What both models call U, against its true labels (`method.metrics.describe_pool`)."""
+    roles: Mapping[str, RoleRecord]
+    """By `a` and `b`."""
+    test: Figures
+    validation: Figures | None
+    """None without a split V."""
+    seconds: float
+    """Of the whole epoch."""
+    seconds_by_rank: list[Mapping[str, float]]
+    """By phase."""
+    peak_memory_bytes_by_rank: list[int]
+    """The most that each process has held so far."""
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def chosen_on(self) -> Figures:
+        """The figures that models are chosen by: on V, or without one on T."""
+        return self.test if self.validation is None else self.validation
+
+    def to_json(self) -> dict[str, Any]:
+        """The line's keys."""
+        line: dict[str, Any] = {"phase": "cotrain", "epoch": self.epoch}
+        for name in ("exchange", "agreement_rate", "num_equal_codes", "never_selected_fraction"):
+            line[name] = getattr(self, name)
+        line["pool"] = self.pool
+        for model, role in self.roles.items():
+            line |= {key.format(model): getattr(role, name) for name, key in _KEYS_OF_ROLE.items()}
+        for model, role in self.roles.items():
+            line |= {} if role.fit is None else {f"fit_{model}": asdict(role.fit)}
+        line["test"] = _figures_to_json(self.test)
+        line |= {} if self.validation is None else {"validation": _figures_to_json(self.validation)}
+        for name in ("seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"):
+            line[name] = getattr(self, name)
+        return line | dict(self.further)
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> "CotrainRecord":
+        """Read back what `to_json` gave; raises KeyError or TypeError for anything else."""
+        rest = dict(line)
+        del rest["phase"]
+        roles = {}
+        for model in ROLE_NAMES:
+            own = {name: rest.pop(key.format(model)) for name, key in _KEYS_OF_ROLE.items()}
+            fit = rest.pop(f"fit_{model}", None)
+            roles[model] = RoleRecord(**own, fit=None if fit is None else Fit(**fit))
+        validation = rest.pop("validation", None)
+        plain = (
+            *("epoch", "exchange", "agreement_rate", "num_equal_codes", "never_selected_fraction"),
+            *("pool", "seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"),
+        )
+        return cls(
+            **{name: rest.pop(name) for name in plain},
+            roles=roles,
+            test=_figures_from_json(rest.pop("test")),
+            validation=None if validation is None else _figures_from_json(validation),
+            further=rest,
+        )
+
+
+Record = PretrainRecord | CotrainRecord
+
+
+def record_from_json(line: Mapping[str, Any]) -> Record:
+    """A line of the history; raises KeyError, TypeError or ValueError where it is none."""
+    match line["phase"]:
+        case "pretrain":
+            return PretrainRecord.from_json(line)
+        case "cotrain":
+            return CotrainRecord.from_json(line)
+        case phase:
+            raise ValueError(f"phase {phase} is unknown")
+
+
+def _figures_to_json(figures: Figures) -> dict[str, dict[str, float]]:
+    return {name: asdict(accuracy) for name, accuracy in figures.items()}
+
+
+def _figures_from_json(figures: Mapping[str, Mapping[str, float]]) -> dict[str, Accuracy]:
+    return {name: Accuracy(**values) for name, values in figures.items()}

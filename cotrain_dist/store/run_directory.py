@@ -1,0 +1,178 @@
+"""The run directory: where everything of a run lies (docs/run-directory.md)."""
+
+import json
+import logging
+import secrets
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cotrain_dist.errors import UserError
+from cotrain_dist.store import atomic
+from cotrain_dist.store.history import History
+
+SPLITS_FILE = "splits.parquet"
+EARLIER_SPLITS_FILE = "groups.parquet"
+"""What version 0.1 called it: such runs still evaluate, predict and lend their splits."""
+
+UNFINISHED = {"lock", "config.yaml", SPLITS_FILE}
+"""Files of a run directory before it counts as a run."""
+
+
+def splits_file(run: Path) -> Path:
+    """Where the splits of a run lie, or would."""
+    earlier = run / EARLIER_SPLITS_FILE
+    return earlier if earlier.is_file() else run / SPLITS_FILE
+
+
+def _is_unfinished(name: str) -> bool:
+    """Whether a file stems from a run that was killed while its directory was being made."""
+    is_beside = name.endswith(".tmp") and name.startswith((*UNFINISHED, "run.json"))
+    return name in UNFINISHED or is_beside
+
+
+class RunDirectory:
+    """Paths and small files of one run. Building one touches no disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.splits = path / SPLITS_FILE
+        self.checkpoints = path / "checkpoints"
+        self.models = path / "models"
+        self.history = History(path / "history.jsonl")
+        self._lock = FileLock(path / "lock")
+
+    @property
+    def run_id(self) -> str:
+        """Name that the run was given when it was made; checkpoints carry it."""
+        return str(self.read_json("run.json")["run_id"])
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first start, one more with every resume."""
+        return int(self.read_json("run.json")["attempt"])
+
+    def create(self, config_yaml: str, splits: bytes) -> None:
+        """Make the directory with its settings and splits.parquet.
+
+        Raises UserError where anything lies there: nothing is replaced. run.json comes last: with
+        it the directory counts as a run, and what a kill before has left is written anew.
+        """
+        if self.path.exists() and not self._is_free():
+            raise UserError(
+                "output_dir",
+                self.path,
+                "exists already and is never written over",
+                f"go on with it (train --resume {self.path}), name another directory, or delete it",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock_it()
+        except OSError as error:
+            raise UserError(
+                "output_dir",
+                self.path,
+                f"cannot be made ({error.strerror})",
+                "name a directory that can be written to",
+            ) from error
+        atomic.write_text(self.config, config_yaml)
+        atomic.write_bytes(self.splits, splits)
+        self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
+
+    def _is_free(self) -> bool:
+        """Whether nothing lies here, or a run that was killed while it was being made."""
+        if not self.path.is_dir():
+            return False
+        names = {entry.name for entry in self.path.iterdir()}
+        return not names or ("lock" in names and all(map(_is_unfinished, names)))
+
+    def open_again(self) -> None:
+        """Take the directory for a resume."""
+        self.check_is_run()
+        self._lock_it()
+        self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
+
+    def is_run(self) -> bool:
+        """Whether a run lies here."""
+        return self.config.is_file() and (self.path / "run.json").is_file()
+
+    def is_finished(self) -> bool:
+        """Whether a training has come to its end here."""
+        return self.is_run() and bool(self.read_json("run.json").get("finished"))
+
+    def is_in_use(self) -> bool:
+        """Whether a training holds the directory."""
+        if not (self.path / "lock").is_file():  # no run, or a copy of one
+            return False
+        probe = FileLock(self.path / "lock")
+        try:
+            with probe.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+        except PermissionError:  # somebody else's run, which only they can resume
+            return False
+
+    def check_is_run(self) -> None:
+        """Raise UserError unless a run lies here."""
+        if not self.is_run():
+            raise UserError(
+                "--resume",
+                self.path,
+                "is no run directory",
+                "name the output_dir of an earlier train",
+            )
+
+    def _lock_it(self) -> None:
+        """Hold the directory until `close`. Raises UserError if another training does."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                "output_dir",
+                self.path,
+                "is in use by a training that still runs",
+                "wait for it or end it",
+            ) from error
+
+    def close(self) -> None:
+        """Give back what this process holds of the run: the lock and the log file."""
+        self._lock.release()
+        _stop_log()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a small file whole."""
+        atomic.write_json(self.path / name, value)
+
+    def read_json(self, name: str) -> Any:
+        """Read a small file. Raises UserError where it is damaged."""
+        try:
+            return json.loads((self.path / name).read_text())
+        except ValueError as error:
+            raise UserError(
+                "run",
+                self.path / name,
+                f"is damaged ({' '.join(str(error).split())})",
+                "restore the file from a copy, or start a new run",
+            ) from error
+
+    def start_log(self, global_rank: int) -> None:
+        """Send this process's log lines to logs/rank-NNN.log, after those of earlier attempts."""
+        folder = self.path / "logs"
+        folder.mkdir(exist_ok=True)
+        handler = logging.FileHandler(folder / f"rank-{global_rank:03d}.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        _stop_log()  # of an earlier training in this process
+        package = logging.getLogger("cotrain_dist")
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+
+
+def _stop_log() -> None:
+    """Close this process's log file, if it has one."""
+    package = logging.getLogger("cotrain_dist")
+    for handler in [h for h in package.handlers if isinstance(h, logging.FileHandler)]:
+        package.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,129 @@
+"""Before a training: its world, its images and splits, its models; nothing is written yet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from cotrain_dist.config import Config, resolve_role
+from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.splits import (
+    SplitTable,
+    draw_split_table,
+    load_split_table,
+    parse_split_table,
+)
+from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.errors import UserError
+from cotrain_dist.method.placement import Placement
+from cotrain_dist.method.scores import MAX_CLASSES
+from cotrain_dist.method.splits import Split
+from cotrain_dist.models import build_model, check_names, operations_per_image
+from cotrain_dist.runtime.accelerator import Runtime, start_runtime
+from cotrain_dist.runtime.collectives import broadcast_bytes, together
+from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.steps import check_parts
+from cotrain_dist.types import ROLES, Role
+
+
+def start_world(config: Config) -> Runtime:
+    """Check the names of models and optimizers, then join the world. Collective over all ranks."""
+    check_all_names(config)
+    cost_a, cost_b = model_costs(config)
+    return start_runtime(config, cost_a=cost_a, cost_b=cost_b)
+
+
+def check_all_names(config: Config) -> None:
+    """Raise UserError where timm does not know a model's or an optimizer's name."""
+    for role in ROLES:
+        own = resolve_role(config, role.value)
+        check_names(role, own.model, own.train.optimizer)
+
+
+def model_costs(config: Config) -> tuple[float, float]:
+    """Operations per image of A and B; not counted where the models are the same."""
+    roles = [resolve_role(config, role.value) for role in ROLES]
+    if len({(own.model.name, own.image_size) for own in roles}) == 1:
+        return 1.0, 1.0
+    cost_a, cost_b = (operations_per_image(own.model, own.image_size) for own in roles)
+    return cost_a, cost_b
+
+
+def prepare(
+    config: Config, rt: Runtime, *, resume: bool, quiet: bool = False
+) -> tuple[RunContext, Images]:
+    """List and check the data, draw or read the splits; nothing is written yet.
+
+    Collective over all ranks.
+    """
+    store = RunDirectory(Path(config.output_dir))
+    reporter = Reporter(show=rt.is_lead and not quiet)
+    if rt.is_lead and not resume:
+        reporter.say("listing images and drawing splits")
+    content = together(lambda: _splits_on_lead(config, rt, store, resume), rt.control)
+    table = parse_split_table(broadcast_bytes(content, rt.control))
+    together(lambda: check_table(table, config, rt.placement), rt.control)
+    read = together(lambda: image_reader(config.data, table.listing), rt.control)
+    pixels = PixelSource(read, config.data.num_workers, pin_memory=rt.device.type == "cuda")
+    return RunContext(config, rt, store, reporter), Images(table, pixels)
+
+
+def _splits_on_lead(config: Config, rt: Runtime, store: RunDirectory, resume: bool) -> bytes:
+    """The table of splits: of this run, of another one, or drawn; empty on the other ranks."""
+    if not rt.is_lead:
+        return b""
+    if resume:
+        store.check_is_run()
+        return load_split_table(store.path).to_parquet()
+    return split_table_of(config).to_parquet()
+
+
+def split_table_of(config: Config) -> SplitTable:
+    """The splits that a new run would have: those of another one, or drawn."""
+    if config.data.splits_from:
+        return load_split_table(Path(config.data.splits_from))
+    return draw_split_table(list_images(config.data), config.data, config.seed)
+
+
+def check_table(table: SplitTable, config: Config, placement: Placement) -> None:
+    """Raise UserError where the splits cannot be trained on as configured."""
+    if table.listing.source != config.data.source:
+        raise UserError(
+            "data.splits_from",
+            config.data.splits_from,
+            f"holds splits of {table.listing.source}, data.source is {config.data.source}",
+            "make the two equal",
+        )
+    if len(table.class_names) > MAX_CLASSES:
+        raise UserError(
+            "data.root",
+            config.data.root,
+            f"has {len(table.class_names)} classes, a vote's label has 16 bits",
+            f"use at most {MAX_CLASSES} classes",
+        )
+    if bool(config.data.validation_fraction) != bool(len(table.sample_ids(Split.V))):
+        raise UserError(
+            "data.validation_fraction",
+            config.data.validation_fraction,
+            f"the splits taken over hold {len(table.sample_ids(Split.V))} images of V",
+            "give the fraction that they were drawn with",
+        )
+    for role, split in ((Role.A, Split.L_A), (Role.B, Split.L_B)):
+        num_labeled = len(table.sample_ids(split))
+        check_parts(num_labeled, role, len(placement.ranks_of(role)), config.train)
+
+
+def first_models(
+    config: Config, roles: Sequence[Role], class_names: Sequence[str]
+) -> dict[Role, nn.Module]:
+    """The models of some roles with their first weights, on the CPU.
+
+    Built before a file is written: names and files may be wrong.
+    """
+    models = {}
+    for role in roles:
+        own = resolve_role(config, role.value)
+        models[role] = build_model(own.model, role, class_names, own.image_size, own.seed)
+    return models
