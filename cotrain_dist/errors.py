@@ -22,6 +22,10 @@ class TrainingError(RuntimeError):
     """Training cannot go on (a loss became infinite, say); what was committed stays usable."""
 
 
+class PeerLostError(TrainingError):
+    """Another rank, or the launcher, has ended; ends the process with EXIT_PEER_LOST."""
+
+
 class PeerUserError(UserError):
     """A user's mistake that another rank has met, raised on all ranks; the lead rank shows it."""
 

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import errno
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -231,18 +232,18 @@ def save_model(
 
     notes: JSON values about the model's making, kept in config.json as `cotrain_dist`.
     """
+    # A copy: safetensors takes no channels-last tensors, and the model trains on as it is.
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    settings = {
+        "pretrained_cfg": preprocessing.as_timm(),
+        "label_names": list(class_names),
+        "cotrain_dist": notes,
+    }
     with replaced_folder(folder) as beside:
-        timm.models.save_for_hf(
-            # A copy: safetensors takes no channels-last tensors, and the model trains on as it is.
-            copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format),
-            beside,
-            model_config={
-                "pretrained_cfg": preprocessing.as_timm(),
-                "label_names": list(class_names),
-                "cotrain_dist": notes,
-            },
-            safe_serialization=True,
-        )
+        try:
+            timm.models.save_for_hf(plain, beside, model_config=settings, safe_serialization=True)
+        except safetensors.SafetensorError as error:  # how it tells of a full disk
+            raise OSError(errno.EIO, f"cannot be written ({error})", str(folder)) from error
 
 
 def load_saved(folder: Path) -> nn.Module:

@@ -21,6 +21,7 @@ from cotrain_dist.config import (
     SelectionConfig,
     TrainConfig,
 )
+from cotrain_dist.store.records import CotrainRecord, PretrainRecord, record_from_json
 
 IMAGES_PER_CLASS = 20
 
@@ -126,23 +127,23 @@ def cotrain_quietly(config: Config) -> list[dict[str, dict[str, list[int]]]]:
     from cotrain_dist import cotrain
     from cotrain_dist.training import cotrain as loop
 
-    exchanges, publish = [], loop.publish_epoch
+    exchanges, close_epoch = [], loop.close_epoch
 
-    def note(epoch: int, exchanged: Any, *rest: Any) -> int:
-        if epoch:
+    def note(students: Any, state: Any, outcome: Any, images: Any, ctx: Any) -> None:
+        if outcome.epoch:
             exchanges.append(
                 {
                     name: {"ids": r.sample_ids.tolist(), "labels": r.labels.tolist()}
-                    for name, r in (("a", exchanged.a), ("b", exchanged.b))
+                    for name, r in (("a", outcome.exchanged.a), ("b", outcome.exchanged.b))
                 }
             )
-        return int(publish(epoch, exchanged, *rest))
+        close_epoch(students, state, outcome, images, ctx)
 
-    loop.publish_epoch = note
+    loop.close_epoch = note
     try:
         cotrain(config, quiet=True)
     finally:
-        loop.publish_epoch = publish
+        loop.close_epoch = close_epoch
     return exchanges
 
 
@@ -156,9 +157,19 @@ class FinishedRun:
     printed: str
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """The lines of history.jsonl."""
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of history.jsonl as they stand there."""
         return [json.loads(line) for line in (self.path / "history.jsonl").read_text().splitlines()]
+
+    @property
+    def pretrain(self) -> list[PretrainRecord]:
+        """The epochs of Step 1."""
+        return [record for record in map(record_from_json, self.lines) if hasattr(record, "role")]
+
+    @property
+    def cotrain(self) -> list[CotrainRecord]:
+        """The epochs of Step 2."""
+        return [record for record in map(record_from_json, self.lines) if hasattr(record, "roles")]
 
 
 @pytest.fixture(scope="session")

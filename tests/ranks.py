@@ -376,22 +376,20 @@ def history_of(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def build_students(config: Config) -> tuple[list[Any], Any]:
-    """In a body: the students this rank holds, with their first weights, and the experiment.
+def build_students(config: Config) -> tuple[list[Any], Any, Any]:
+    """In a body: the students this rank holds, with their first weights, images and context.
 
-    No run directory is made. End with `exp.rt.close()`.
+    No run directory is made. End with `ctx.runtime.close()`.
     """
-    from cotrain_dist.models import build_model
-    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.config import resolve_role
+    from cotrain_dist.training.setup import first_models, prepare, start_world
     from cotrain_dist.training.student import build_student
-    from cotrain_dist.training.train import prepare_experiment
-    from cotrain_dist.types import Role
 
-    exp = prepare_experiment(config, start_runtime(config), resume=False)
-    students = []
-    for role in exp.rt.roles_here:
-        settings = config.model_a if role is Role.A else config.model_b
-        names, size = exp.table.class_names, config.data.image_size
-        model = build_model(settings, role, names, size, config.seed)
-        students.append(build_student(role, model, exp))
-    return students, exp
+    rt = start_world(config)
+    ctx, images = prepare(config, rt, resume=False)
+    models = first_models(config, rt.roles_here, images.table.class_names)
+    students = [
+        build_student(role, model, resolve_role(config, role.value), rt)
+        for role, model in models.items()
+    ]
+    return students, images, ctx

@@ -40,7 +40,8 @@ def test_a_run_knows_its_settings_history_and_groups(finished_run: FinishedRun) 
     run = load_run(finished_run.path)
     assert run.path == finished_run.path
     assert run.config == finished_run.config
-    assert run.history == finished_run.history
+    assert run.pretrain_history == finished_run.pretrain
+    assert run.cotrain_history == finished_run.cotrain
     assert len(run.splits.sample_ids(Split.T)) == 24
 
 
@@ -64,11 +65,11 @@ def test_models_have_the_accuracy_that_was_measured(finished_run: FinishedRun, n
     with torch.no_grad():
         labels = model(torch.stack([transform(image) for image in images])).argmax(dim=1)
     top1 = (labels == run.splits.class_ids[ids]).double().mean().item()
-    measured = [line["validation"] for line in run.history if line["phase"] == "cotrain"]
+    measured = [record.validation for record in run.cotrain_history]
     if name == "best":
-        expected = max(line[role]["top1"] for line in measured for role in ("a", "b"))
+        expected = max(figures[role].top1 for figures in measured for role in ("a", "b"))
     else:
-        expected = measured[-1][name]["top1"]
+        expected = measured[-1][name].top1
     assert top1 == pytest.approx(expected)
     assert top1 > 0.3, "four classes: it has learned something"
 
@@ -129,7 +130,8 @@ def test_the_log_is_closed_after_a_training(digits_table: Path, tmp_path: Path) 
 
 def test_every_public_name_is_there() -> None:
     assert len(cotrain_dist.__all__) > 10
-    for name in cotrain_dist.__all__:
+    assert dir(cotrain_dist) == sorted(cotrain_dist.__all__)
+    for name in set(cotrain_dist.__all__) - {"__version__"}:
         assert getattr(cotrain_dist, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute nonsense"):
         _ = cotrain_dist.nonsense

@@ -14,9 +14,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cotrain_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LAYERS = ("errors", "config", "types", "keys", "method", "paper", "runtime", "data", "models")
-LAYERS += ("reporting", "training", "study", "cli", "api")
-"""From low to high: a file imports from its own layer and from lower ones."""
+LAYERS = ("version", "errors", "types", "config", "keys", "method", "runtime", "store", "data")
+LAYERS += ("models", "training", "inference", "planning", "reporting", "study", "cli", "api")
+"""From the ground up: a file imports from its own layer and from those before it."""
 
 ENTRY_POINTS = ("__init__", "__main__")
 
@@ -37,7 +37,7 @@ def dotted_name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
-def test_every_file_imports_from_its_own_or_lower_layers_only() -> None:
+def test_no_file_imports_from_a_layer_above_its_own() -> None:
     num_imports = 0
     for path in MODULES:
         if path.parent == PACKAGE and path.stem in ENTRY_POINTS:
@@ -46,6 +46,70 @@ def test_every_file_imports_from_its_own_or_lower_layers_only() -> None:
             num_imports += 1
             assert layer_of(module) <= layer_of(dotted_name(path)), f"{path.name} imports {module}"
     assert num_imports > 50
+
+
+def test_the_layers_are_those_that_there_are() -> None:
+    found = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES}
+    assert found - set(ENTRY_POINTS) == set(LAYERS)
+
+
+CONTEXTS = {"RunContext": "training/context.py", "Images": "training/context.py"}
+"""Records that surround a training. Who takes one uses it, or takes plain arguments instead."""
+
+
+def fields_of(context: str) -> set[str]:
+    for node in ast.walk(ast.parse((PACKAGE / CONTEXTS[context]).read_text())):
+        if isinstance(node, ast.ClassDef) and node.name == context:
+            return {ast.unparse(n.target) for n in node.body if isinstance(n, ast.AnnAssign)}
+    raise AssertionError(f"{context} is not in {CONTEXTS[context]}")
+
+
+def functions_taking(context: str) -> dict[str, tuple[ast.FunctionDef, str, int]]:
+    """By name: the function, the parameter that takes the context, and its place."""
+    found = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            for index, parameter in enumerate(node.args.args):
+                if parameter.annotation and ast.unparse(parameter.annotation) == context:
+                    assert node.name not in found, f"two functions are called {node.name}"
+                    found[node.name] = (node, parameter.arg, index)
+    return found
+
+
+def fields_used(context: str) -> dict[str, set[str]]:
+    """By function: fields that it reads, or that a function reads to which it hands the context."""
+    functions = functions_taking(context)
+    used: dict[str, set[str]] = {}
+    calls: dict[str, set[str]] = {}
+    for name, (node, parameter, _) in functions.items():
+        used[name] = {
+            inner.attr
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == parameter
+        }
+        calls[name] = {
+            ast.unparse(inner.func)
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.Call)
+            and parameter
+            in [ast.unparse(a) for a in (*inner.args, *(k.value for k in inner.keywords))]
+        }
+    for _ in functions:  # as deep as a chain of calls can be
+        for name, called in calls.items():
+            for other in called & set(functions):
+                used[name] |= used[other]
+    return used
+
+
+@pytest.mark.parametrize("context", list(CONTEXTS))
+def test_who_takes_a_context_uses_half_of_it(context: str) -> None:
+    fields, used = fields_of(context), fields_used(context)
+    assert len(fields) > 1
+    assert len(used) > 5
+    for name, own in used.items():
+        assert 2 * len(own & fields) >= len(fields), f"{name} uses {sorted(own)} of {context}"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from types import ModuleType
 from cotrain_dist.cli import commands
 from cotrain_dist.errors import (
     EXIT_FAILED,
+    EXIT_PEER_LOST,
     EXIT_USER_ERROR,
+    PeerLostError,
     PeerUserError,
     TrainingError,
     UserError,
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), EXIT_USER_ERROR, shown=_rank() == 0)
     except UserError as error:
         return _complain(str(error), EXIT_USER_ERROR)
+    except PeerLostError as error:
+        return _complain(str(error), EXIT_PEER_LOST)
     except TrainingError as error:
         return _complain(str(error), EXIT_FAILED)
     except OSError as error:

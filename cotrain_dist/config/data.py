@@ -8,7 +8,7 @@ from cotrain_dist.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the images come from and how they are cut into the groups T, L_A, L_B, U and V."""
+    """Where the images come from and how they are cut into the splits T, L_A, L_B, U and V."""
 
     source: Literal["digits", "imagefolder", "csv", "hub", "torchvision"] = "digits"
     """`digits`: 1,797 handwritten digits, embedded. `imagefolder`: one folder per class in `root`.
@@ -34,7 +34,7 @@ class DataConfig:
     test: str | None = None
     """Folder with one folder per class that is T; the source's own images then give none to T."""
     splits_from: str | None = None
-    """A run directory (or its splits.parquet) whose groups are taken over instead of drawn."""
+    """A run directory (or its splits.parquet) whose splits are taken over instead of drawn."""
     image_size: int = 64
     """Side in pixels of the square images that the models see."""
     center_crop_fraction: float = 0.875
@@ -130,7 +130,7 @@ class DataConfig:
                 "data.validation_fraction",
                 self.validation_fraction,
                 "must be at least 0 and below 1",
-                "0 draws no validation group",
+                "0 draws no V",
             )
         used = self.validation_fraction
         used += self.test_fraction if self.test_per_class is None and not self.test else 0.0

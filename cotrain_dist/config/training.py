@@ -103,7 +103,7 @@ class PretrainConfig:
     eval_every_epochs: int = 5
     """Measure on T after every so many epochs, and after the last."""
     labels: Literal["own", "shared"] = "own"
-    """Labeled images of Step 1: each model its own group, or both L_A and L_B, as a baseline."""
+    """Labeled images of Step 1: each model its own split, or both L_A and L_B, as a baseline."""
 
     def __post_init__(self) -> None:
         _check_rates("pretrain", self)

@@ -38,7 +38,7 @@ class Config:
     exchange_parity: Literal["even_own", "odd_own"] = "even_own"
     """`alternate`: epochs (counted from 1) in which a model learns its own R."""
     labels: Literal["own", "shared"] = "own"
-    """Labeled images of Step 2: each model its own group, or both L_A and L_B."""
+    """Labeled images of Step 2: each model its own split, or both L_A and L_B."""
     pool: PoolConfig = field(default_factory=PoolConfig)
     """The pass over U."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
@@ -58,7 +58,7 @@ class Config:
     tracking: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = "none"
     """Send the history's numbers to a tracker of Accelerate, too; its package must be there."""
     seed: int = 0
-    """Decides groups, first weights, order, augmentation and dropout."""
+    """Decides splits, first weights, order, augmentation and dropout."""
     output_dir: str = "runs/cotrain"
     """The run directory; must not exist yet."""
 

@@ -1,1 +1,1 @@
-"""Images: sources, groups on disk, and the keyed stream of batches."""
+"""Images: sources, splits on disk, and the keyed stream of batches."""

@@ -132,9 +132,9 @@ def parse_split_table(content: bytes) -> SplitTable:
     table = pq.read_table(pa.BufferReader(content))
     if not len(table):
         raise ValueError("it has no rows")
-    if EARLIER_COLUMN in table.column_names:
-        table = table.rename_columns({EARLIER_COLUMN: "split"})
-    columns = {name: table.column(name).to_pylist() for name in COLUMNS}
+    is_earlier = EARLIER_COLUMN in table.column_names
+    columns = {name: table.column(name).to_pylist() for name in COLUMNS if name != "split"}
+    names_of_splits = table.column(EARLIER_COLUMN if is_earlier else "split").to_pylist()
     names = tuple(json.loads(table.schema.metadata[b"class_names"]))
     id_of: dict[str | None, int] = {name: class_id for class_id, name in enumerate(names)}
     id_of[None] = UNKNOWN
@@ -146,5 +146,5 @@ def parse_split_table(content: bytes) -> SplitTable:
         sizes=tuple(columns["size"]),
         digests=tuple(columns["sha256"]),
     )
-    splits = torch.tensor([Split[name].value for name in columns["split"]])
+    splits = torch.tensor([Split[name].value for name in names_of_splits])
     return SplitTable(listing, splits)

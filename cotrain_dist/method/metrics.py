@@ -14,7 +14,7 @@ NUM_CONFIDENCE_BINS = 10
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Figures of one classifier on one group, all 0..1."""
+    """Figures of one classifier on one split, all 0..1."""
 
     top1: float
     top5: float

@@ -48,7 +48,7 @@ def _summarize(path: Path) -> RunSummary:
 
 
 def _status(run: RunDirectory) -> str:
-    if run.is_finished():
+    if run.read_json("run.json").get("finished"):
         return "finished"
     return "running" if run.is_in_use() else "stopped"
 

@@ -21,6 +21,7 @@ from torch import nn
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import flatten
+from cotrain_dist.errors import PeerLostError
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
@@ -165,8 +166,14 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
     try:
         with ends_after(limit, message):
             rt = _join(config, environ, cost_a, cost_b)
-    except BaseException:
+    except BaseException as error:
         _forget_world()
+        if isinstance(error, RuntimeError) and "WORLD_SIZE" in environ:
+            why = str(error).splitlines()[0]
+            raise PeerLostError(
+                f"{rank}: the process groups could not be made ({why}); a rank or its launcher "
+                "has ended"
+            ) from error
         raise
     del store
     return rt

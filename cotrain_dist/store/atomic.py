@@ -13,19 +13,35 @@ from pathlib import Path
 from typing import Any
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An operating system's error in the block names the file; that of a full disk would not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file whole."""
     # Tasks side by side may write one file at one time: each its own copy, the last rename stands.
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        write_flushed(beside, content)
         beside.rename(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file that a later rename or manifest makes count, through to the disk."""
+    with naming(path), path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,6 @@ the digest of its manifest.
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,13 +64,13 @@ def _write_commit(
     barrier(group)
     for name, values in tensors.items():
         contiguous = {key: value.detach().cpu().contiguous() for key, value in values.items()}
-        _write_flushed(beside / f"{name}.safetensors", safetensors.torch.save(contiguous))
+        atomic.write_flushed(beside / f"{name}.safetensors", safetensors.torch.save(contiguous))
     barrier(group)
     if group.index == 0:
-        _write_flushed(beside / STATE, json.dumps(state, indent=1).encode())
+        atomic.write_flushed(beside / STATE, json.dumps(state, indent=1).encode())
         files = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
         manifest = {"format": FORMAT, "files": files}
-        _write_flushed(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
+        atomic.write_flushed(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         atomic.flush_folder(target.parent)
@@ -162,10 +161,3 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"delete {path.parent} to go on from the commit before it",
         ) from error
     return value
-
-
-def _write_flushed(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

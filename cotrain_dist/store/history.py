@@ -17,7 +17,7 @@ class History:
 
     def append(self, record: Record) -> None:
         """Write one line through to the disk."""
-        with self._path.open("a") as file:
+        with atomic.naming(self._path), self._path.open("a") as file:
             file.write(json.dumps(record.to_json()) + "\n")
             file.flush()
             os.fsync(file.fileno())

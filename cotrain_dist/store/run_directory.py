@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,18 @@ def splits_file(run: Path) -> Path:
     """Where the splits of a run lie, or would."""
     earlier = run / EARLIER_SPLITS_FILE
     return earlier if earlier.is_file() else run / SPLITS_FILE
+
+
+def make_output_dir(path: Path) -> None:
+    """Make the directory with those above it, writable. Raises UserError where that is refused."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        refused = None if os.access(path, os.W_OK) else "permission denied"
+    except OSError as error:
+        refused = str(error.strerror)
+    if refused is not None:
+        rule, way_out = f"cannot be made ({refused})", "name a directory that can be written to"
+        raise UserError("output_dir", path, rule, way_out)
 
 
 def _is_unfinished(name: str) -> bool:
@@ -67,16 +80,8 @@ class RunDirectory:
                 "exists already and is never written over",
                 f"go on with it (train --resume {self.path}), name another directory, or delete it",
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock_it()
-        except OSError as error:
-            raise UserError(
-                "output_dir",
-                self.path,
-                f"cannot be made ({error.strerror})",
-                "name a directory that can be written to",
-            ) from error
+        make_output_dir(self.path)
+        self._lock_it()
         atomic.write_text(self.config, config_yaml)
         atomic.write_bytes(self.splits, splits)
         self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
@@ -162,12 +167,19 @@ class RunDirectory:
         """Send this process's log lines to logs/rank-NNN.log, after those of earlier attempts."""
         folder = self.path / "logs"
         folder.mkdir(exist_ok=True)
-        handler = logging.FileHandler(folder / f"rank-{global_rank:03d}.log")
+        handler = _LogFile(folder / f"rank-{global_rank:03d}.log")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         _stop_log()  # of an earlier training in this process
         package = logging.getLogger("cotrain_dist")
         package.addHandler(handler)
         package.setLevel(logging.INFO)
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written, on a full disk, is no reason for tracebacks on the console."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Lose the line; the error itself reaches the user from where it matters."""
 
 
 def _stop_log() -> None:

@@ -41,7 +41,7 @@ class Goal:
     tolerance: float
     """The search ends once a trial's mean is so near."""
     num_draws: int
-    """Draws of the groups (and of first weights) a trial."""
+    """Draws of the splits (and of first weights) per trial."""
     max_trials: int
 
 

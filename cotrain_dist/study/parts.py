@@ -19,7 +19,7 @@ from cotrain_dist.reporting.tables import show_outcome
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.store import atomic
-from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.store.run_directory import RunDirectory, make_output_dir
 from cotrain_dist.training.train import train_on
 
 WAIT_SECONDS = 2.0
@@ -42,7 +42,7 @@ def open_study(base: Config, folder: Path) -> None:
             "exists already and holds no study",
             "name another directory, or delete it",
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_dir(folder)
     settings = folder / SETTINGS_FILE
     with claim(settings, base):  # tasks of an array begin at one time
         if not settings.exists():
@@ -99,7 +99,7 @@ def check_settings(base: Config) -> None:
     for key, value, wanted, why in (
         ("cotrain.optimizer", base.cotrain.optimizer, "fresh", "arms start from saved models"),
         ("tracking", base.tracking, "none", "a study has tables and figures of its own"),
-        ("data.splits_from", base.data.splits_from, None, "each seed draws its groups"),
+        ("data.splits_from", base.data.splits_from, None, "each seed draws its own splits"),
     ):
         if value != wanted:
             way_out = f"give {wanted or 'null'}"

@@ -1,4 +1,4 @@
-"""`reproduce`: every condition and baseline from the same groups and the same A and B."""
+"""`reproduce`: every condition and baseline from the same splits and the same A and B."""
 
 import math
 from collections.abc import Sequence
@@ -145,12 +145,12 @@ def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> 
 def _count(arm: Arm, folder: Path) -> _Counts:
     """On one rank; folder: of the seed."""
     table = load_split_table(folder / START)
-    sizes = [len(table.sample_ids(group)) for group in (Split.L_A, Split.L_B)]
+    sizes = [len(table.sample_ids(split)) for split in (Split.L_A, Split.L_B)]
     steps = 0
     if arm.steps_of:
         steps = max(_outcome(folder / arm.steps_of).num_steps.values())
     if arm.begins == "all":
-        _write_groups_of_ceiling(table, folder / SPLITS_OF_CEILING)
+        _write_splits_of_ceiling(table, folder / SPLITS_OF_CEILING)
     return _Counts(
         num_own=min(sizes),
         num_labeled=sum(sizes),
@@ -173,8 +173,8 @@ def _knows_labels_of_pool(folder: Path) -> bool:
     return len(_pool_with_labels(load_split_table(folder / START))) > 0
 
 
-def _write_groups_of_ceiling(table: SplitTable, file: Path) -> None:
-    """Groups in which U is labeled: half of it L_A, half L_B. The only place that gives U away."""
+def _write_splits_of_ceiling(table: SplitTable, file: Path) -> None:
+    """Splits in which U is labeled: half of it L_A, half L_B. The only place that gives U away."""
     ids = _pool_with_labels(table)
     splits = table.splits.clone()
     splits[ids[0::2]], splits[ids[1::2]] = Split.L_A, Split.L_B

@@ -36,7 +36,7 @@ more, a gain "holds" where its {CONFIDENCE:.0%} t interval lies above 0 and its 
 hold" where the interval begins at 0 or below and ends below that limit, so also where it lies below
 0, and the opposite is seen; otherwise it is not decided. Table 2 holds where the interval lies
 within {FLAT_POINTS:.0f} points of no change. The paper's figures are those of its last epochs: 10
-in Table 2, 20 in Tables 3 and 4. All seeds draw their groups from the same images and the claims
+in Table 2, 20 in Tables 3 and 4. All seeds draw their splits from the same images and the claims
 are many, so these intervals are narrower than those of new data would be.
 """
 

@@ -100,7 +100,14 @@ def record_epoch(
     clocks = all_gather_json(ctx.runtime.clock.take(), ctx.runtime.control)
     memory = all_gather_json(peak_memory_bytes(ctx.runtime.device), ctx.runtime.control)
     if ctx.runtime.is_lead:
-        record = describe_epoch(state, outcome, table, clocks, memory, ctx)
+        record = describe_epoch(
+            outcome,
+            state.ever_selected,
+            table,
+            ctx.config,
+            seconds_by_rank=clocks,
+            peak_memory_bytes_by_rank=memory,
+        )
         ctx.store.history.append(record)
         ctx.runtime.track(record.to_json())
         line = cotrain_line(record, ctx.config.cotrain.num_epochs)
@@ -114,21 +121,20 @@ def record_epoch(
 
 
 def describe_epoch(
-    state: CotrainState,
     outcome: EpochOutcome,
+    ever_selected: Tensor,
     table: SplitTable,
-    seconds_by_rank: list[Mapping[str, float]],
-    peak_memory_bytes_by_rank: list[int],
-    ctx: RunContext,
+    config: Config,
+    **of_ranks: Any,
 ) -> CotrainRecord:
     """The record of an epoch: R_A and R_B, what U looked like, what was measured.
 
-    The true labels of U are read here alone, to measure; nothing flows back from here.
+    of_ranks: the fields that rank by rank tell of time and memory. The true labels of U are read
+    here alone, to measure; nothing flows back from here.
     """
-    config, class_names = ctx.config, table.class_names
     true_labels = table.class_ids[table.sample_ids(Split.U)]
-    num_selected = state.ever_selected.double().sum().item()
-    votes = _describe_votes(outcome.votes, true_labels, len(class_names), config)
+    num_selected = ever_selected.double().sum().item()
+    votes = _describe_votes(outcome.votes, true_labels, len(table.class_names), config)
     exchange = "none" if outcome.votes is None else config.exchange
     teachers = {
         role: teacher_of(role, outcome.epoch, exchange, config.exchange_parity) for role in ROLES
@@ -144,8 +150,7 @@ def describe_epoch(
         test=outcome.measured[Split.T],
         validation=outcome.measured.get(Split.V),
         seconds=round(outcome.seconds, 3),
-        seconds_by_rank=seconds_by_rank,
-        peak_memory_bytes_by_rank=peak_memory_bytes_by_rank,
+        **of_ranks,
     )
 
 

@@ -40,7 +40,7 @@ def figures_of(run: FinishedRun, output: Path, *arguments: str) -> dict[str, Any
 
 
 def last_record(run: FinishedRun) -> dict[str, Any]:
-    return run.history[-1]
+    return run.lines[-1]
 
 
 def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -152,7 +152,7 @@ def test_a_moved_table_is_found_by_its_root(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--on", "X"], "--on: X: is neither a group nor a folder; give T, V, U or a folder"),
+        (["--on", "X"], "--on: X: is neither a split nor a folder; give T, V, U or a folder"),
         (["--on"], "command line: cotrain-dist evaluate: argument --on: expected one argument"),
         (["--most_confused", "x"], "command line: cotrain-dist evaluate: argument --most_confused"),
         (["--most_confused", "-1"], "--most_confused: -1: "),

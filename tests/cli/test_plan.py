@@ -8,62 +8,45 @@ from typing import Any
 
 import pytest
 from conftest import FinishedRun, two_models_config
-from ranks import run_ranks
+from ranks import build_students, run_ranks
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.data.sources import image_reader
-from cotrain_dist.method.placement import Placement, RankRow, place
+from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.method.placement import Placement, RankRow
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import order_samples, split_into_steps, split_step
-from cotrain_dist.planning.plan import bytes_between_nodes, make_plan
+from cotrain_dist.planning.plan import bytes_between_nodes, plan_world
 from cotrain_dist.planning.tables import Plan, RolePlan
-from cotrain_dist.training.train import model_costs, split_table_of
+from cotrain_dist.training.setup import split_table_of
 from cotrain_dist.types import ROLES, Role
 
 
 def plan_of(config: Config, num_ranks: int) -> Plan:
     """As the command makes it."""
-    table = split_table_of(config)
-    rows = [RankRow(rank, "node0", f"cpu {rank}") for rank in range(num_ranks)]
-    cost_a, cost_b = model_costs(config)
-    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
-    read = image_reader(config.data, table.listing)
-    return make_plan(config, table, read, rows, placement, measure=False)
+    return plan_world(config, num_ranks, 1, "cpu")
 
 
 def real_shares(config: Config) -> dict[str, Any]:
     """A body: roles, and the images that this rank labels, measures and trains at a time."""
-    from cotrain_dist.models import build_model
-    from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.training import evaluate
     from cotrain_dist.training.pool import vote_on_pool
-    from cotrain_dist.training.student import build_student
-    from cotrain_dist.training.train import prepare_experiment
 
-    cost_a, cost_b = model_costs(config)
-    rt = start_runtime(config, cost_a=cost_a, cost_b=cost_b)
-    exp = prepare_experiment(config, rt, resume=False, quiet=True)
-    students = []
-    for role in rt.roles_here:
-        own = config.model_a if role is Role.A else config.model_b
-        size = own.image_size or config.data.image_size
-        model = build_model(own, role, exp.table.class_names, size, config.seed)
-        students.append(build_student(role, model, exp))
+    students, images, ctx = build_students(config)
     sizes: list[list[int]] = []
-    stream = evaluate.stream_batches
 
-    def note(read: Any, transform: Any, batches: Sequence[Any], **options: Any) -> Any:
-        sizes.append([len(batch) for batch in batches])
-        return stream(read, transform, batches, **options)
+    class Noting(PixelSource):
+        """Notes the sizes of the batches that are asked for."""
 
-    evaluate.stream_batches = note
-    try:
-        vote_on_pool(students, exp)
-        evaluate.measure_split(students, Split.T, exp)
-    finally:
-        evaluate.stream_batches = stream
+        def batches(self, transform: Any, batches: Sequence[Any], **options: Any) -> Any:
+            sizes.append([len(batch) for batch in batches])
+            return super().batches(transform, batches, **options)
+
+    images = replace(images, pixels=Noting(images.pixels.read))
+    vote_on_pool(students, images, ctx)
+    evaluate.measure_split(students, Split.T, images, ctx)
+    rt = ctx.runtime
     group = students[0].group
     size = config.train.batch_size
     parts = [
@@ -110,13 +93,12 @@ def test_steps_and_parameters_are_those_of_the_run(finished_run: FinishedRun) ->
     plan = plan_of(finished_run.config, 1)
     for role, own in plan.roles.items():
         name = role.value
-        first = next(r for r in finished_run.history if r.get("role") == name)
-        assert own.steps_pretrain == first["num_steps"]
-        assert own.num_labeled == first["num_samples"]
+        first = next(r for r in finished_run.pretrain if r.role == name)
+        assert own.steps_pretrain == first.fit.num_steps
+        assert own.num_labeled == first.fit.num_samples
         least, most = own.steps_cotrain
-        for record in finished_run.history:
-            if record["phase"] == "cotrain" and record["epoch"]:
-                assert least <= record[f"fit_{name}"]["num_steps"] <= most
+        for record in finished_run.cotrain[1:]:
+            assert least <= record.roles[name].fit.num_steps <= most
         model = timm.create_model(f"local-dir:{finished_run.path}/models/{name}", pretrained=True)
         assert own.num_parameters == sum(p.numel() for p in model.parameters())
     assert all(num_bytes == 0 for num_bytes in plan.gradient_bytes.values())

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 from conftest import FinishedRun
+from histories import accuracy, cotrain_record, pretrain_record
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.reporting.overview import RunSummary, summaries_below
+from cotrain_dist.store.records import CotrainRecord, Record
 from cotrain_dist.version import __version__
 
 HOLD_LOCK = (
@@ -42,28 +44,24 @@ def locked(run: Path) -> Iterator[None]:
         holder.communicate(timeout=30)
 
 
-def accuracy(top1: float) -> dict[str, float]:
-    return {"top1": top1, "top5": 1.0, "mean_class_recall": top1, "calibration_error": 0.1}
-
-
-def measured(epoch: int, a: float, b: float, seconds: float, **more: Any) -> dict[str, Any]:
+def measured(epoch: int, a: float, b: float, seconds: float, **more: Any) -> CotrainRecord:
     test = {"a": accuracy(a), "b": accuracy(b), "ensemble": accuracy(1.0)}
-    return {"phase": "cotrain", "epoch": epoch, "test": test, "seconds": seconds, **more}
+    return cotrain_record(epoch, test, seconds=seconds, **more)
 
 
-def write_run(folder: Path, history: list[dict[str, Any]], **state: Any) -> Path:
+def write_run(folder: Path, history: Sequence[Record], **state: Any) -> Path:
     folder.mkdir(parents=True)
     run = {"run_id": "0" * 16, "attempt": 1} | state
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "lock").touch()
     if history:
-        lines = "".join(json.dumps(record) + "\n" for record in history)
+        lines = "".join(json.dumps(record.to_json()) + "\n" for record in history)
         (folder / "history.jsonl").write_text(lines)
     return folder
 
 
 PRETRAIN = [
-    {"phase": "pretrain", "role": role, "epoch": epoch, "seconds": {"train": 10.0, "idle": extra}}
+    pretrain_record(role, epoch, seconds={"train": 10.0, "idle": extra})
     for role, extra in (("a", 0.0), ("b", 5.0))
     for epoch in (1, 2)
 ]
@@ -113,10 +111,7 @@ def test_a_real_run(finished_run: FinishedRun) -> None:
     assert (summary.path, summary.status) == (finished_run.path, "finished")
     assert summary.num_epochs == 2
     best = max(
-        record["validation"][name]["top1"]
-        for record in finished_run.history
-        if record["phase"] == "cotrain"
-        for name in ("a", "b")
+        record.validation[name].top1 for record in finished_run.cotrain for name in ("a", "b")
     )
     assert summary.best.startswith(f"{100 * best:.1f} % on V (")
     assert 0.0 < summary.seconds < 60.0
@@ -196,7 +191,7 @@ def test_env_names_versions_and_launcher(
 def test_env_tells_what_is_not_installed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cotrain_dist.cli import env
+    from cotrain_dist.cli.commands import env
 
     monkeypatch.setattr(env, "PACKAGES", ("torch", "no-such-package"))
     assert cli.main(["env"]) == 0

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cotrain_dist.cli import parsing
-from cotrain_dist.config import Config, DataConfig, ModelConfig
-from cotrain_dist.config.parsing import config_from_yaml, parse_config
+from cotrain_dist.config import Config, DataConfig, ModelConfig, parsing
+from cotrain_dist.config.parsing import config_from_yaml, config_of_run, parse_config
+from cotrain_dist.config.schema import RENAMED, all_keys
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import UserError
 
@@ -87,6 +87,7 @@ COMMAND_LINE_MISTAKES = [
     (["--select.thresh", "0.9"], "select.thresh: 0.9: no such key; did you mean selection.thresh"),
     (["--see", "1"], "see: 1: no such key; did you mean seed."),
     (["--see"], "see: (empty): no such key; did you mean seed."),
+    (["--pool.chunk_size", "9"], "pool.chunk_size: 9: is called pool.batch_size now; write the"),
     (["--output-dir=x"], "output-dir: x: no such key; did you mean output_dir."),
     (["--xyz=1"], "xyz: 1: no such key; --help lists all keys."),
     (["--placement.ranks_a+", "1"], "placement.ranks_a+: 1: no such key"),
@@ -325,7 +326,9 @@ def test_every_raise_is_hit(
     expected = {
         (path, node.lineno)
         for path in sources
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for function in ast.parse(path.read_text(encoding="utf-8")).body
+        if getattr(function, "name", "") != "config_of_run"  # below
+        for node in ast.walk(function)
         # A bare `raise` passes an error on, and the two SystemExits have tests of their own.
         if isinstance(node, ast.Raise) and node.exc and "SystemExit" not in ast.unparse(node.exc)
     }
@@ -394,8 +397,8 @@ def test_help_lists_every_key_with_its_line(
             names = [f"{field.name}.{inner.name}" for inner in fields(section)]
         for name in names:
             assert f"  --{name} " in text
-            assert parsing._keys()[name].doc[:40] in text
-    assert all(key.doc for key in parsing._keys().values())
+            assert all_keys()[name].doc[:40] in text
+    assert all(key.doc for key in all_keys().values())
 
 
 def test_importing_and_parsing_load_no_torch() -> None:
@@ -410,3 +413,32 @@ def test_importing_and_parsing_load_no_torch() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_shipped_configs_parse(path: Path) -> None:
     assert isinstance(parse_config(["--config", str(path)], "prog"), Config)
+
+
+@pytest.mark.parametrize(("old", "new"), list(RENAMED.items()))
+def test_a_renamed_key_names_its_successor(old: str, new: str, tmp_path: Path) -> None:
+    section, name = old.split(".")
+    file = _written(tmp_path, f"{section}:\n  {name}: 7\n")
+    for argv, where in ([f"--{old}", "7"], ""), (["--config", file], f" ({file}, line 2)"):
+        with pytest.raises(UserError) as caught:
+            parse_config(argv, "prog")
+        assert str(caught.value) == f"{old}: 7: is called {new} now{where}; write the new name."
+
+
+def test_a_run_of_an_earlier_version_is_read_under_the_new_names(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(
+        "pool:\n  chunk_size: 7\ndata:\n  groups_from: runs/other\nseed: 3\n"
+    )
+    config = config_of_run(tmp_path, ["--device", "cpu"], "prog")
+    assert (config.pool.batch_size, config.data.splits_from, config.seed) == (7, "runs/other", 3)
+    assert (config.device, config.output_dir) == ("cpu", str(tmp_path))
+
+
+def test_print_config_of_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 3\n")
+    with pytest.raises(SystemExit) as caught:
+        config_of_run(tmp_path, ["--print_config"], "prog")
+    assert caught.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 3
+    with pytest.raises(SystemExit):
+        config_of_run(tmp_path, ["--help"], "prog")

@@ -92,7 +92,7 @@ def test_both_folders_at_once_come_back_from_the_table(folders: Path) -> None:
     again = parse_split_table(table.to_parquet())
     assert again.listing.sources == table.listing.sources
     assert again.class_ids.tolist() == table.class_ids.tolist()
-    assert again.digest() == table.digest()
+    assert again.digest == table.digest
     columns = table.to_arrow().to_pydict()
     assert columns["class"][20:] == [None, None, None, "a", "a", "b", "b"]
 

@@ -115,7 +115,7 @@ def test_rows_without_label_come_back_from_the_table(tmp_path: Path) -> None:
     again = parse_split_table(table.to_parquet())
     assert again.class_ids.tolist() == [0, 1, -1] * 6
     assert again.class_names == ("zebra", "ant")
-    assert again.digest() == table.digest()
+    assert again.digest == table.digest
 
 
 @pytest.mark.parametrize(

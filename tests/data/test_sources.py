@@ -262,7 +262,7 @@ def test_reader_reads_by_sample_id(tmp_path: Path) -> None:
     ("change", "rule"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: path.write_bytes(b"1234"), "has 4 bytes, not {size} as in the groups"),
+        (lambda path: path.write_bytes(b"1234"), "has 4 bytes, not {size} as in splits.parquet"),
     ],
 )
 def test_changed_files_are_named(

@@ -49,12 +49,12 @@ def _train_keeping_epoch_0(config: Config) -> None:
     """A body: the whole training; models/a and b as exported before Step 2 stay in epoch-0."""
     cotrain = train_module.cotrain
 
-    def copy_first(students: Any, state: Any, exp: Any) -> None:
-        exp.rt.wait_for_all()
-        if exp.rt.is_lead:
-            shutil.copytree(exp.run.models, exp.run.path / "epoch-0")
-        exp.rt.wait_for_all()
-        cotrain(students, state, exp)
+    def copy_first(students: Any, state: Any, images: Any, ctx: Any) -> None:
+        ctx.runtime.wait_for_all()
+        if ctx.runtime.is_lead:
+            shutil.copytree(ctx.store.models, ctx.store.path / "epoch-0")
+        ctx.runtime.wait_for_all()
+        cotrain(students, state, images, ctx)
 
     with mock.patch.object(train_module, "cotrain", copy_first):
         train_run(config)
@@ -111,14 +111,14 @@ def test_a_model_does_not_depend_on_the_others_number_of_steps(
 
 def _first_weights(config: Config) -> dict[str, dict[str, Any]]:
     """A body: parameters by role and name, as nested lists."""
-    students, exp = build_students(config)
+    students, _, ctx = build_students(config)
     first = {
         student.role.value: {
             name: parameter.tolist() for name, parameter in student.model.named_parameters()
         }
         for student in students
     }
-    exp.rt.close()
+    ctx.runtime.close()
     return first
 
 

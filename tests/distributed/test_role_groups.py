@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from ranks import build_students, history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config import Config
-from cotrain_dist.data.stream import stream_batches
-from cotrain_dist.method.steps import split_step
+from cotrain_dist.method.steps import EpochPlan
 from cotrain_dist.training import train as train_module
-from cotrain_dist.training.context import labeled_samples
-from cotrain_dist.training.steps import train_step
+from cotrain_dist.training.steps import load_batches, train_step
 from cotrain_dist.types import Role
 
 STEP_SIZE = 10  # images: 4, 3 and 3 of them on three ranks
@@ -26,12 +24,12 @@ def _train_and_look(config: Config) -> dict[str, str]:
     seen: dict[str, str] = {}
     finish = train_module.finish
 
-    def look(students: Any, exp: Any) -> None:
+    def look(students: Any, *rest: Any) -> Any:
         for student in students:
             state = student.model.state_dict()
             content = b"".join(values.numpy().tobytes() for values in state.values())
             seen[student.role.value] = hashlib.sha256(content).hexdigest()
-        finish(students, exp)
+        return finish(students, *rest)
 
     with mock.patch.object(train_module, "finish", look):
         train_run(config)
@@ -89,43 +87,35 @@ def _config(root: Path, num_ranks: int, num_micro: int) -> Config:
 
 def _gradient_of_a_step(config: Config) -> dict[str, torch.Tensor] | None:
     """A body: B's gradient after one step, as its optimizer finds it on this rank."""
-    students, exp = build_students(config)
+    students, images, ctx = build_students(config)
     gradient = None
     for student in students:
         if student.role is Role.B:
-            samples = labeled_samples(exp.table, Role.B, "own")
+            learned = images.table.labeled(Role.B, "own")
             num_micro = config.train.accumulation_steps
-            parts = split_step(torch.arange(STEP_SIZE), student.group.size, num_micro)
-            mine = parts[student.group.index]
-            batches = [samples.sample_ids[positions] for positions in mine]
+            plan = EpochPlan((torch.arange(STEP_SIZE),), student.group.size, num_micro)
+            batches = load_batches(student, learned, plan, [0], ("test",), images.pixels)
             student.optimizer = _Recorder(student.model)
             student.trained.train()
-            train_step(
-                student,
-                stream_batches(exp.read, student.train_transform, batches),
-                [samples.targets[positions] for positions in mine],
-                STEP_SIZE,
-                ("test",),
-                exp,
-            )
+            train_step(student, batches, num_micro, STEP_SIZE, ("test",))
             gradient = student.optimizer.gradient
-    exp.rt.close()
+    ctx.runtime.close()
     return gradient
 
 
 def _gradient_by_hand(config: Config) -> dict[str, torch.Tensor]:
     """A body of one process: the gradient of the mean loss over the whole batch at once."""
-    students, exp = build_students(config)
+    students, images, ctx = build_students(config)
     (student,) = [student for student in students if student.role is Role.B]
-    samples = labeled_samples(exp.table, Role.B, "own")
-    images = [
-        student.train_transform(exp.read(sample_id))
+    samples = images.table.labeled(Role.B, "own")
+    pixels = [
+        student.train_transform(images.pixels.read(sample_id))
         for sample_id in samples.sample_ids[:STEP_SIZE].tolist()
     ]
     student.model.train()
-    logits = student.model(torch.stack(images))
+    logits = student.model(torch.stack(pixels))
     F.cross_entropy(logits, samples.targets[:STEP_SIZE]).backward()
-    exp.rt.close()
+    ctx.runtime.close()
     return {name: parameter.grad.clone() for name, parameter in student.model.named_parameters()}
 
 

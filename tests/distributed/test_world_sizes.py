@@ -38,32 +38,36 @@ def _config(pretrained: Path, root: Path, ranks_a: list[int] | None = None) -> C
 
 def _see(config: Config) -> dict[str, Any]:
     """What this rank knows after both passes, as bytes and bits."""
-    students, exp = build_students(config)
-    votes = vote_on_pool(students, exp)
-    exchanged = exchange_selected(votes, exp)
+    students, images, ctx = build_students(config)
+    votes = vote_on_pool(students, images, ctx)
+    exchanged = exchange_selected(votes, images.table.sample_ids(Split.U), ctx)
     with mock.patch.object(
         evaluate, "measure_accuracy", side_effect=evaluate.measure_accuracy
     ) as measure:
-        figures = evaluate.measure_split(students, Split.T, exp)
+        figures = evaluate.measure_split(students, Split.T, images, ctx)
     seen = {
         "labels": votes.labels.numpy().tobytes(),
         "uncertainty": votes.uncertainty.numpy().tobytes(),
         "exchange": _as_bytes(exchanged),
-        "logits": _gathered_logits(students, exp),
+        "logits": _gathered_logits(students, images, ctx),
         "figures": {name: _bits(asdict(accuracy)) for name, accuracy in figures.items()},
         "rows measured": [len(call.args[0]) for call in measure.call_args_list],
         "probs": [call.args[0].numpy().tobytes() for call in measure.call_args_list],
     }
-    exp.rt.close()
+    ctx.runtime.close()
     return seen
 
 
-def _gathered_logits(students: list[Any], exp: Any) -> list[bytes]:
-    pool_ids = exp.table.sample_ids(Split.U)
+def _gathered_logits(students: list[Any], images: Any, ctx: Any) -> list[bytes]:
+    pool_ids = images.table.sample_ids(Split.U)
     shards = {
-        student.role: evaluate.predict_shard(student, pool_ids, "test", exp) for student in students
+        student.role: evaluate.pass_over(
+            student, pool_ids, lambda logits: logits, "test", images, ctx
+        )
+        for student in students
     }
-    rows = evaluate.gather_by_role(shards, torch.empty(0, len(exp.table.class_names)), exp.rt)
+    template = torch.empty(0, len(images.table.class_names))
+    rows = evaluate.gather_by_role(shards, template, ctx.runtime)
     return [rows[role].numpy().tobytes() for role in ROLES]
 
 

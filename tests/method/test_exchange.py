@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cotrain_dist.method.exchange import taught_to, teacher_of
-from cotrain_dist.types import Exchange, PseudoLabeled, Role
+from cotrain_dist.method.exchange import taught_to, teacher_of, training_set
+from cotrain_dist.types import Exchange, PseudoLabeled, Role, TrainingSet
 
 # mode, parity: the teachers of A and of B in epochs 1 to 4
 TABLE = {
@@ -47,3 +47,14 @@ def test_taught_images_are_the_teachers(mode: str, parity: str, role: Role, epoc
 def test_unknown_mode_is_a_bug() -> None:
     with pytest.raises(AssertionError, match="exchange swap is no value"):
         teacher_of(Role.A, 1, "swap", "even_own")
+
+
+def test_a_training_set_is_l_and_then_what_was_taught() -> None:
+    labeled = TrainingSet(torch.tensor([2, 5]), torch.tensor([0, 1]), torch.tensor([False, False]))
+    taught = PseudoLabeled(torch.tensor([3, 9, 11]), torch.tensor([1, 1, 0]))
+    learned = training_set(labeled, taught)
+    assert learned.sample_ids.tolist() == [2, 5, 3, 9, 11]
+    assert learned.targets.tolist() == [0, 1, 1, 1, 0]
+    assert learned.is_pseudo.tolist() == [False, False, True, True, True]
+    assert learned.weights is None
+    assert len(training_set(labeled, PseudoLabeled.empty())) == 2

@@ -1,5 +1,7 @@
 """Figures on T, U and R, computed by hand."""
 
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -22,7 +24,7 @@ def test_accuracy_by_hand() -> None:
         [[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [0.75, 0.125, 0.125], [0.25, 0.25, 0.5]],
         [0, 1, 1, 2],
     )
-    assert accuracy.as_dict() == {
+    assert asdict(accuracy) == {
         "top1": 3 / 4,
         "top5": 1.0,  # three classes: any target is among the first five
         "mean_class_recall": pytest.approx((1 + 1 / 2 + 1) / 3),

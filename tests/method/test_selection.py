@@ -54,7 +54,8 @@ def test_order_is_kept_and_each_r_has_its_own_models_labels() -> None:
         [[0.9, 0.5, 0.9, 0.95, 0.2, 0.99], [0.5, 0.9, 0.5, 0.1, 0.9, 0.9]],
     )
     selection = select_disagreement(votes, threshold=0.8)
-    r_a, r_b = label_selected(selection, votes, torch.tensor([10, 20, 30, 40, 50, 60]))
+    exchanged = label_selected(selection, votes, torch.tensor([10, 20, 30, 40, 50, 60]))
+    r_a, r_b = exchanged.a, exchanged.b
     assert (r_a.sample_ids.tolist(), r_a.labels.tolist()) == ([10, 40], [3, 1])
     assert (r_b.sample_ids.tolist(), r_b.labels.tolist()) == ([20, 50], [7, 2])
     dtypes = {t.dtype for r in (r_a, r_b) for t in (r.sample_ids, r.labels)}
@@ -68,7 +69,8 @@ def test_nothing_to_select(num_images: int) -> None:
     assert selection.a.shape == selection.b.shape == (num_images,)
     assert not selection.a.any()
     assert not selection.b.any()
-    for r in label_selected(selection, votes, torch.arange(num_images)):
+    exchanged = label_selected(selection, votes, torch.arange(num_images))
+    for r in (exchanged.a, exchanged.b):
         assert r.sample_ids.shape == r.labels.shape == (0,)
         assert r.sample_ids.dtype == r.labels.dtype == torch.int64
     assert num_equal_codes(votes, threshold=0.8) == 0

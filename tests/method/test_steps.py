@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from cotrain_dist.method.steps import (
+    EpochPlan,
     num_steps_of,
     order_samples,
+    plan_epoch,
     smallest_part,
     split_into_steps,
     split_step,
@@ -107,3 +109,23 @@ def test_order_is_a_permutation_decided_by_its_key() -> None:
     assert torch.equal(order_samples(50, 0, "order", "a", 1), order)
     for other in ((1, "order", "a", 1), (0, "order", "b", 1), (0, "order", "a", 2)):
         assert not torch.equal(order_samples(50, *other), order)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 3])
+def test_a_plan_is_a_pure_function_of_its_key(num_shards: int) -> None:
+    def plan(epoch: int, shards: int = num_shards) -> EpochPlan:
+        key = (0, "a", "pretrain", epoch)
+        return plan_epoch(65, batch_size=16, num_shards=shards, num_micro=2, key=key)
+
+    first, again, other = plan(1), plan(1), plan(2)
+    assert len(first.steps) == 5
+    assert all(map(torch.equal, first.steps, again.steps))
+    assert not all(map(torch.equal, first.steps, other.steps))
+    assert all(map(torch.equal, first.steps, plan(1, 1).steps)), "no step depends on the ranks"
+    for step, rows in enumerate(first.steps):
+        parts = [first.micro_batches(step, shard) for shard in range(num_shards)]
+        assert all(len(shard) == 2 for shard in parts)
+        assert torch.equal(torch.cat([part for shard in parts for part in shard]), rows)
+    cut = first.cut(2)
+    assert len(cut.steps) == 2
+    assert torch.equal(cut.micro_batches(1, 0)[0], first.micro_batches(1, 0)[0])

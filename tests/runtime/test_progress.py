@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cotrain_dist.reporting import progress
+from cotrain_dist.runtime import progress
 from cotrain_dist.runtime.progress import Reporter
 
 

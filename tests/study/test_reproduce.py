@@ -49,16 +49,16 @@ def _reproduce(config: Config, arms: list[str], seeds: tuple[int, ...] = (0,)) -
 
 def _reproduce_until_killed(config: Config, arms: list[str]) -> None:
     """A body: the process is gone in the middle of an arm, its first epoch committed."""
-    from cotrain_dist.training import cotrain
+    from cotrain_dist.training import epochs
 
-    commit = cotrain.commit_cotrain
+    commit = epochs.commit_cotrain
 
-    def dying(students: Any, state: Any, epoch: int, num_lines: int, exp: Any) -> None:
-        commit(students, state, epoch, num_lines, exp)
-        if exp.run.path.name == "alternate-shared" and epoch == 1:
+    def dying(students: Any, state: Any, images: Any, ctx: Any) -> None:
+        commit(students, state, images, ctx)
+        if ctx.store.path.name == "alternate-shared" and state.next.epoch == 2:
             os._exit(9)
 
-    with mock.patch.object(cotrain, "commit_cotrain", dying):
+    with mock.patch.object(epochs, "commit_cotrain", dying):
         _reproduce(config, arms)
 
 

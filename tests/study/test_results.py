@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from histories import accuracy, cotrain_record, fit, pretrain_record
 
 from cotrain_dist.config import Config, DataConfig, ModelConfig
 from cotrain_dist.data.sources.listing import listing_of
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.splits import Split
+from cotrain_dist.store.records import CotrainRecord
 from cotrain_dist.study import reasons, tables
 from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.report import write_report
@@ -21,13 +23,8 @@ from cotrain_dist.study.verdict import verdicts
 NO_IMAGES = [0] * 10
 
 
-def accuracy(top1: float) -> dict[str, float]:
-    return {"top1": top1, "mean_class_recall": top1 / 2, "calibration_error": 0.1, "top5": 1.0}
-
-
-def record(epoch: int, a: float, b: float, ensemble: float, **more: Any) -> dict[str, Any]:
+def record(epoch: int, a: float, b: float, ensemble: float, **more: Any) -> CotrainRecord:
     test = {"a": accuracy(a), "b": accuracy(b), "ensemble": accuracy(ensemble)}
-    fit = {"num_steps": 10, "num_samples": 100}
     agreed = {
         **{"num_images": [*NO_IMAGES[1:], 4], "num_right": [*NO_IMAGES[1:], 3]},
         **{"num_images_by_class": [3, 1], "num_right_by_class": [2, 1]},
@@ -36,25 +33,21 @@ def record(epoch: int, a: float, b: float, ensemble: float, **more: Any) -> dict
         **{"num_images": [0, 4, *NO_IMAGES[2:]], "num_right": [0, 1, *NO_IMAGES[2:]]},
         **{"num_images_by_class": [4, 0], "num_right_by_class": [1, 0]},
     }
-    exchanged: dict[str, Any] = {"agreement_rate": 0.5 if epoch else None}
-    exchanged["pool"] = None
-    if epoch:
-        exchanged["pool"] = {
-            f"{name}_{role}": counts
-            for name, counts in (("agree", agreed), ("differ", differing))
-            for role in "ab"
-        }
-    for role in "ab":
-        exchanged |= {
-            f"num_selected_{role}": 3 if epoch else 0,
-            f"selected_accuracy_{role}": 1 / 3 if epoch else None,
-            f"selected_class_histogram_{role}": [2, 1] if epoch else [0, 0],
-            f"selected_right_histogram_{role}": [1, 0] if epoch else [0, 0],
-        }
-    fits = {"fit_a": fit, "fit_b": fit} if epoch else {}
-    return {"phase": "cotrain", "epoch": epoch, "test": test, "seconds": 6.0} | (
-        exchanged | fits | more
-    )
+    if not epoch:
+        return cotrain_record(epoch, test, **more)
+    pool = {
+        f"{name}_{role}": counts
+        for name, counts in (("agree", agreed), ("differ", differing))
+        for role in "ab"
+    }
+    role = {
+        "num_selected": 3,
+        "selected_accuracy": 1 / 3,
+        "selected_class_histogram": [2, 1],
+        "selected_right_histogram": [1, 0],
+    }
+    role |= more.pop("role", {})
+    return cotrain_record(epoch, test, role, **({"agreement_rate": 0.5, "pool": pool} | more))
 
 
 def outcome(first: float, last: float, ensemble: float = 0.6) -> Outcome:
@@ -70,8 +63,8 @@ def outcome(first: float, last: float, ensemble: float = 0.6) -> Outcome:
 def test_an_outcome_by_hand() -> None:
     found = outcome_of(
         [
-            {"phase": "pretrain", "epoch": 1, "role": "a", "num_steps": 7},
-            {"phase": "pretrain", "epoch": 1, "role": "b", "num_steps": 5},
+            pretrain_record("a", 1, fit=fit(7)),
+            pretrain_record("b", 1, fit=fit(5)),
             record(0, 0.4, 0.5, 0.6),
             record(1, 0.7, 0.4, 0.6),
             record(2, 0.6, 0.6, 0.8),
@@ -232,8 +225,8 @@ def test_sources_of_the_parts_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_nothing_is_said_to_be_right_where_true_labels_are_unknown() -> None:
-    unknown = {f"selected_accuracy_{role}": None for role in "ab"} | {"pool": None}
-    unknown |= {f"selected_right_histogram_{role}": [0, 0] for role in "ab"}
+    role = {"selected_accuracy": None, "selected_right_histogram": [0, 0]}
+    unknown = {"role": role, "pool": None}
     found = outcome_of([record(0, 0.5, 0.5, 0.5), record(1, 0.5, 0.5, 0.5, **unknown)])
     outcomes = {"alternate-own": {0: found}}
     by_epoch = reasons.right_by_epoch("alternate-own", outcomes, "x")

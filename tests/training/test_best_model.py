@@ -38,7 +38,7 @@ print(json.dumps(counts))
 def _test_images(run: Path, root: Path) -> list[tuple[str, str]]:
     """File and class of every image of T."""
     rows = pq.read_table(run / "splits.parquet").to_pylist()
-    return [(str(root / row["path"]), row["class"]) for row in rows if row["group"] == "T"]
+    return [(str(root / row["path"]), row["class"]) for row in rows if row["split"] == "T"]
 
 
 @pytest.fixture(scope="module")

@@ -7,24 +7,25 @@ import torch
 from ranks import build_students, run_ranks, tiny_config
 
 from cotrain_dist.config import Config
+from cotrain_dist.types import Position
 
 
 def _spoil_the_last_update(config: Config) -> dict[str, list[float]]:
-    from cotrain_dist.training.context import labeled_samples
     from cotrain_dist.training.steps import train_epoch
 
-    students, exp = build_students(config)
+    students, images, ctx = build_students(config)
     losses = {}
     for student in students:
-        samples = labeled_samples(exp.table, student.role, "own")
-        before = train_epoch(student, samples, "pretrain", 1, exp).loss
+        learned = images.table.labeled(student.role, "own")
+        pixels = images.pixels
+        before = train_epoch(student, learned, "pretrain", Position(1), pixels, ctx).loss
         weight = next(student.model.parameters())
         weight.register_hook(lambda gradient: torch.full_like(gradient, math.nan))
         losses[student.role.value] = [
             before,
-            train_epoch(student, samples, "pretrain", 2, exp).loss,
+            train_epoch(student, learned, "pretrain", Position(2), pixels, ctx).loss,
         ]
-    exp.rt.close()
+    ctx.runtime.close()
     return losses
 
 

@@ -10,8 +10,7 @@ from cotrain_dist.config import (
     DataConfig,
     ModelConfig,
     TrainConfig,
-    augments,
-    resolve_model,
+    resolve_role,
 )
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.errors import UserError
@@ -21,7 +20,10 @@ TINY = ["--device", "cpu", "--model_a.name", "test_resnet", "--model_b.name", "t
 
 def test_without_own_settings_the_common_ones_stand() -> None:
     config = Config(data=DataConfig(image_size=32, augment="off"))
-    assert resolve_model(config, "a") == resolve_model(config, "b") == config
+    own = resolve_role(config, "a")
+    assert own == resolve_role(config, "b")
+    assert (own.train, own.pretrain, own.cotrain) == (config.train, config.pretrain, config.cotrain)
+    assert (own.image_size, own.augments, own.seed) == (32, False, config.seed)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +34,8 @@ def test_weight_decay_of_zero_is_a_setting(
     own: float | None, common: float, expected: float
 ) -> None:
     config = Config(train=TrainConfig(weight_decay=common), model_b=ModelConfig(weight_decay=own))
-    assert resolve_model(config, "b").train.weight_decay == expected
-    assert resolve_model(config, "a").train.weight_decay == common
+    assert resolve_role(config, "b").train.weight_decay == expected
+    assert resolve_role(config, "a").train.weight_decay == common
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,8 @@ def test_augmentation_of_one_model(common: str, own: str | None, expected: bool)
         data=DataConfig(augment=common),  # type: ignore[arg-type]
         model_a=ModelConfig(augment=own),  # type: ignore[arg-type]
     )
-    assert augments(resolve_model(config, "a").data) is expected
-    assert augments(resolve_model(config, "b").data) is (common == "crop_flip")
+    assert resolve_role(config, "a").augments is expected
+    assert resolve_role(config, "b").augments is (common == "crop_flip")
 
 
 @pytest.mark.parametrize("role", ["a", "b"])

@@ -12,7 +12,7 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.method.placement import Placement
 from cotrain_dist.method.scores import MAX_CLASSES
 from cotrain_dist.models import load_saved
-from cotrain_dist.training.train import check_table
+from cotrain_dist.training.setup import check_table
 
 ALONE = Placement((0,), (0,))
 
@@ -30,7 +30,7 @@ def test_groups_of_another_source_or_without_v() -> None:
     digits = DataConfig(labeled_per_class=2)
     table = draw_split_table(list_images(digits), digits, seed=0)
     folder = Config(data=DataConfig(source="imagefolder", root="x", labeled_per_class=2))
-    with pytest.raises(UserError, match=r"holds groups of digits, data\.source is imagefolder"):
+    with pytest.raises(UserError, match=r"holds splits of digits, data\.source is imagefolder"):
         check_table(table, folder, ALONE)
     with_v = Config(data=DataConfig(labeled_per_class=2, validation_fraction=0.1))
     with pytest.raises(UserError, match="hold 0 images of V"):

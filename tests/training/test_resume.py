@@ -24,8 +24,8 @@ from ranks import (
 
 from cotrain_dist.config import Config
 from cotrain_dist.errors import PeerUserError, UserError
-from cotrain_dist.runtime import checkpoint
-from cotrain_dist.training import commits, cotrain, pretrain
+from cotrain_dist.store import checkpoint
+from cotrain_dist.training import commits, epochs, pretrain
 
 LAST_EPOCH = 2
 """Of each step."""
@@ -83,8 +83,8 @@ def _dying(where: str) -> Iterator[None]:
         if where == "in pre-training":
             commit_pretrain = commits.commit_pretrain
 
-            def after_pretrain(student: Any, state: Any, epoch: int, exp: Any) -> None:
-                commit_pretrain(student, state, epoch, exp)
+            def after_pretrain(student: Any, state: Any, epoch: int, *rest: Any) -> None:
+                commit_pretrain(student, state, epoch, *rest)
                 if epoch == {"a": 1, "b": 2}[student.role.value]:  # the roles are not in step
                     raise _Killed(f"{where}, {student.role.value}")
 
@@ -92,14 +92,12 @@ def _dying(where: str) -> Iterator[None]:
         if where == "after an epoch":
             commit_cotrain = commits.commit_cotrain
 
-            def after_cotrain(
-                students: Any, state: Any, epoch: int, num_lines: int, exp: Any
-            ) -> None:
-                commit_cotrain(students, state, epoch, num_lines, exp)
-                if epoch == 1:
+            def after_cotrain(students: Any, state: Any, *rest: Any) -> None:
+                commit_cotrain(students, state, *rest)
+                if state.next.epoch == 2:
                     raise _Killed(where)
 
-            stack.enter_context(mock.patch.object(cotrain, "commit_cotrain", after_cotrain))
+            stack.enter_context(mock.patch.object(epochs, "commit_cotrain", after_cotrain))
         if where == "between the roles' commits and the world's":
             commit = checkpoint.commit
 

@@ -1,7 +1,6 @@
 """A training on a table with unlabeled rows and two models of different settings."""
 
 import json
-from typing import Any
 
 import pytest
 import safetensors.torch
@@ -9,19 +8,15 @@ import torch
 from conftest import FinishedRun
 from PIL import Image
 
-from cotrain_dist.config import resolve_model
+from cotrain_dist.config import resolve_role
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.data.stream import train_transform
 from cotrain_dist.method.splits import Split
 
 
-def epochs_of(run: FinishedRun, phase: str) -> list[dict[str, Any]]:
-    return [record for record in run.history if record["phase"] == phase]
-
-
 def test_it_runs_to_the_end_and_says_nothing(finished_run: FinishedRun) -> None:
-    assert [record["epoch"] for record in epochs_of(finished_run, "cotrain")] == [0, 1, 2]
+    assert [record.epoch for record in finished_run.cotrain] == [0, 1, 2]
     assert json.loads((finished_run.path / "run.json").read_text())["finished"] is True
     assert finished_run.printed == ""
 
@@ -39,16 +34,16 @@ def test_r_is_recorded_and_its_accuracy_is_over_known_labels_alone(
 ) -> None:
     class_ids = list_images(finished_run.config.data).class_ids.tolist()
     num_unknown = num_known = 0
-    records = epochs_of(finished_run, "cotrain")[1:]
+    records = finished_run.cotrain[1:]
     for record, exchanged in zip(records, finished_run.exchanges, strict=True):
         for name, r in exchanged.items():
-            assert record[f"num_selected_{name}"] == len(r["ids"])
+            assert record.roles[name].num_selected == len(r["ids"])
             histogram = [r["labels"].count(class_id) for class_id in range(4)]
-            assert record[f"selected_class_histogram_{name}"] == histogram
+            assert record.roles[name].selected_class_histogram == histogram
             pairs = zip(r["ids"], r["labels"], strict=True)
             right = [label == class_ids[i] for i, label in pairs if class_ids[i] >= 0]
             expected = sum(right) / len(right) if right else None
-            assert record[f"selected_accuracy_{name}"] == pytest.approx(expected)
+            assert record.roles[name].selected_accuracy == pytest.approx(expected)
             num_known += len(right)
             num_unknown += len(r["ids"]) - len(right)
     assert num_known > 0
@@ -60,8 +55,8 @@ def test_each_model_has_its_own_settings(finished_run: FinishedRun) -> None:
     for name in ("a", "b"):
         saved = json.loads((finished_run.path / "models" / name / "config.json").read_text())
         sizes[name] = saved["pretrained_cfg"]["input_size"]
-        first = next(r for r in finished_run.history if r.get("role") == name)
-        rates[name] = first["learning_rate"]
+        first = next(r for r in finished_run.pretrain if r.role == name)
+        rates[name] = first.fit.learning_rate
     assert sizes == {"a": [3, 16, 16], "b": [3, 32, 32]}
     assert rates["a"] == pytest.approx(10 * rates["b"])
 
@@ -82,16 +77,16 @@ def test_each_model_has_its_own_optimizer(finished_run: FinishedRun) -> None:
 
 def test_the_settings_of_a_model(finished_run: FinishedRun) -> None:
     config = finished_run.config
-    a, b = resolve_model(config, "a"), resolve_model(config, "b")
-    assert a.data == config.data
+    a, b = resolve_role(config, "a"), resolve_role(config, "b")
+    assert (a.image_size, a.augments) == (config.data.image_size, False)
     assert (a.train.optimizer, a.train.weight_decay) == ("sgd", 0.0)
     assert a.train.batch_size == config.train.batch_size
     assert a.pretrain.learning_rate == 10 * config.pretrain.learning_rate
     assert a.cotrain.learning_rate == 10 * config.cotrain.learning_rate
     assert a.cotrain.min_learning_rate == 10 * config.cotrain.min_learning_rate
     assert a.pretrain.num_epochs == config.pretrain.num_epochs
-    assert (a.data.source, a.seed, a.output_dir) == ("csv", config.seed, config.output_dir)
-    assert (b.data.image_size, b.data.augment, b.data.crop_min_area) == (32, "crop_flip", 0.8)
+    assert (a.model, a.seed) == (config.model_a, config.seed)
+    assert (b.image_size, b.augments, b.crop_min_area) == (32, True, 0.8)
     assert (b.train, b.pretrain, b.cotrain) == (config.train, config.pretrain, config.cotrain)
-    pixels = train_transform(b.data, (0.5,) * 3, (0.5,) * 3)
+    pixels = train_transform(b, (0.5,) * 3, (0.5,) * 3)
     assert pixels(Image.new("RGB", (8, 8))).shape == torch.Size([3, 32, 32])

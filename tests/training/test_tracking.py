@@ -28,7 +28,7 @@ def tracked(finished_run: FinishedRun) -> dict[str, dict[int, float]]:
 def test_accuracies_of_step_two(
     finished_run: FinishedRun, tracked: dict[str, dict[int, float]]
 ) -> None:
-    records = [r for r in finished_run.history if r["phase"] == "cotrain"]
+    records = [r for r in finished_run.lines if r["phase"] == "cotrain"]
     for group in ("test", "validation"):
         for name in ("a", "b", "ensemble"):
             for figure in ("top1", "mean_class_recall", "calibration_error"):
@@ -41,7 +41,7 @@ def test_accuracies_of_step_one(
     finished_run: FinishedRun, tracked: dict[str, dict[int, float]]
 ) -> None:
     for name in ("a", "b"):
-        records = [r for r in finished_run.history if r.get("role") == name]
+        records = [r for r in finished_run.lines if r.get("role") == name]
         losses = {r["epoch"]: pytest.approx(r["loss"]) for r in records}
         assert list(losses) == [*range(1, 21)]
         assert tracked[f"pretrain/{name}/loss"] == losses
@@ -54,7 +54,7 @@ def test_every_number_of_the_history_is_tracked(
     finished_run: FinishedRun, tracked: dict[str, dict[int, float]]
 ) -> None:
     num_numbers = 0
-    for record in finished_run.history:
+    for record in finished_run.lines:
         prefix = "/".join(filter(None, (record["phase"], record.get("role"))))
         numbers: dict[str, Any] = {
             key.replace(".", "/"): value

@@ -98,12 +98,12 @@ def test_groups_must_fit_the_settings(
     stranger = _groups(pretrained, tmp_path / "stranger.parquet", source="digits")
     (tmp_path / "empty.parquet").write_bytes(b"")
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"splits_from": str(stranger)}, "holds groups of digits, data.source is imagefolder"),
+        ({"splits_from": str(stranger)}, "holds splits of digits, data.source is imagefolder"),
         ({"splits_from": str(tmp_path / "nowhere")}, "is no file"),
-        ({"splits_from": str(tmp_path / "empty.parquet")}, "is no table of groups"),
+        ({"splits_from": str(tmp_path / "empty.parquet")}, "is no table of splits"),
         (
             {"splits_from": str(pretrained.parent), "validation_fraction": 0.1},
-            "data.validation_fraction: 0.1: the groups taken over hold 0 images of V",
+            "data.validation_fraction: 0.1: the splits taken over hold 0 images of V",
         ),
     ]
     for data, fragment in cases:

@@ -29,11 +29,11 @@ def _config(root: Path, pretrained: Path, output_dir: Path, splits_from: Path | 
     )
 
 
-def _with_shuffled_classes(groups: Path, of_group: str, to: Path) -> None:
+def _with_shuffled_classes(groups: Path, of_split: str, to: Path) -> None:
     """The same table with the classes of one group's images dealt out anew among them."""
     table = pq.read_table(groups)
     classes = table.column("class").to_pylist()
-    rows = [row for row, name in enumerate(table.column("group").to_pylist()) if name == of_group]
+    rows = [row for row, name in enumerate(table.column("split").to_pylist()) if name == of_split]
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
     dealt = [classes[rows[position]] for position in order]
     for row, name in zip(rows, dealt, strict=True):
@@ -55,10 +55,10 @@ def usual(digits_folder: Path, pretrained: Path, tmp_path_factory: pytest.TempPa
 
 
 def _train_on_shuffled(
-    of_group: str, usual: Path, digits_folder: Path, pretrained: Path, tmp_path: Path
+    of_split: str, usual: Path, digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> Path:
     groups = tmp_path / "shuffled.parquet"
-    _with_shuffled_classes(usual / "splits.parquet", of_group, groups)
+    _with_shuffled_classes(usual / "splits.parquet", of_split, groups)
     config = _config(digits_folder, pretrained, tmp_path / "run", groups)
     run_ranks(train_run, 1, tmp_path, config)
     return tmp_path / "run"

@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
     parser = Arguments(
         PROG,
-        "Run all conditions from the same groups and models; what has finished is kept. "
+        "Run all conditions from the same splits and models; what has finished is kept. "
         "Takes train's keys too.",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")

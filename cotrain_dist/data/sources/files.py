@@ -183,7 +183,7 @@ def _listing_of_files(
 
 
 def check_files(folders: Mapping[str, Path], listing: Listing) -> None:
-    """Compare the size of every file with the groups: cheap, and finds other data by that name."""
+    """Compare the size of every file with the table of splits: cheap, and finds other data by that name."""
     for source, path, size in zip(listing.sources, listing.paths, listing.sizes, strict=True):
         if source not in folders:
             continue
@@ -195,8 +195,8 @@ def check_files(folders: Mapping[str, Path], listing: Listing) -> None:
                 file,
                 "is missing"
                 if found is None
-                else f"has {found} bytes, not {size} as in the groups",
-                "name the folder that the groups were drawn from, with its files unchanged",
+                else f"has {found} bytes, not {size} as in splits.parquet",
+                "name the folder that the splits were drawn from, with its files unchanged",
             )
 
 

@@ -47,7 +47,9 @@ def row_reader(config: DataConfig, listing: Listing) -> Callable[[str], Image.Im
     def read(path: str) -> Image.Image:
         content = _bytes_of(encoded[int(path)], path, config)
         if content_of(content)[1] != listing.digests[int(path)]:
-            raise changed(str(config.name), f"row {path} holds another image than in the groups")
+            raise changed(
+                str(config.name), f"row {path} holds another image than in splits.parquet"
+            )
         return decode({"path": None, "bytes": content}, "data.name", f"{config.name}, row {path}")
 
     return read

@@ -81,12 +81,14 @@ def check_number(found: int, name: str, listing: Listing) -> None:
     """Raise UserError where a source no longer holds as many images as were listed."""
     listed = listing.sources.count(listing.source)
     if found != listed:
-        raise changed(name, f"holds {found} images, not {listed} as in the groups")
+        raise changed(name, f"holds {found} images, not {listed} as in splits.parquet")
 
 
 def changed(name: str, rule: str) -> UserError:
-    """The error for a data set that is not the one that the groups were drawn from."""
-    return UserError("data.name", name, rule, "name the data set and split of the groups")
+    """The error for a data set that is not the one that the splits were drawn from."""
+    return UserError(
+        "data.name", name, rule, "name the data set and its split that the run was made from"
+    )
 
 
 def content_of(content: bytes) -> tuple[int, str]:

@@ -38,13 +38,13 @@ def write(path: Path, table: pa.Table) -> Path:
 
 def test_stored_columns() -> None:
     table = TABLE.to_arrow()
-    assert table.column_names == ["source", "path", "class", "group", "size", "sha256"]
+    assert table.column_names == ["source", "path", "class", "split", "size", "sha256"]
     assert table.slice(2, 1).to_pylist() == [
         {
             "source": "imagefolder",
             "path": "10/é.png",
             "class": "10",
-            "group": "L_A",
+            "split": "L_A",
             "size": 3,
             "sha256": "0" * 63 + "2",
         }
@@ -60,7 +60,7 @@ def test_round_trip_keeps_everything() -> None:
     assert found.class_names == ("zebra", "10", "Ant", "9")
     for name in ("sources", "paths", "sizes", "digests"):
         assert getattr(found.listing, name) == getattr(LISTING, name)
-    assert found.digest() == TABLE.digest()
+    assert found.digest == TABLE.digest
     assert found.to_parquet() == content
 
 
@@ -83,7 +83,7 @@ def test_sample_ids_of_a_group_ascend() -> None:
     ids=["one group", "two groups swapped", "content", "class", "path"],
 )
 def test_digest_changes_with_any_row(other: SplitTable) -> None:
-    assert other.digest() != TABLE.digest()
+    assert other.digest != TABLE.digest
 
 
 def test_groups_are_drawn_by_the_configured_fractions() -> None:
@@ -94,15 +94,15 @@ def test_groups_are_drawn_by_the_configured_fractions() -> None:
         num_v = round(0.1 * num_images)
         counts = torch.bincount(table.splits[listing.class_ids == class_id], minlength=5)
         assert counts.tolist() == [7, num_v, 2, 2, num_images - 11 - num_v]
-    assert table.digest() == draw_split_table(listing, config, seed=1).digest()
-    assert table.digest() != draw_split_table(listing, config, seed=2).digest()
+    assert table.digest == draw_split_table(listing, config, seed=1).digest
+    assert table.digest != draw_split_table(listing, config, seed=2).digest
 
 
 @pytest.mark.parametrize("by_directory", [True, False])
 def test_loads_from_a_run_directory_or_a_file(tmp_path: Path, by_directory: bool) -> None:
     path = tmp_path / "splits.parquet"
     path.write_bytes(TABLE.to_parquet())
-    assert load_split_table(tmp_path if by_directory else path).digest() == TABLE.digest()
+    assert load_split_table(tmp_path if by_directory else path).digest == TABLE.digest
 
 
 def test_load_of_no_file(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_load_of_a_file_that_is_not_parquet(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "splits.parquet"
     path.write_bytes(content)
     with pytest.raises(
-        UserError, match=re.escape(f"data.splits_from: {path}: is no table of groups")
+        UserError, match=re.escape(f"data.splits_from: {path}: is no table of splits")
     ):
         load_split_table(path)
 
@@ -134,7 +134,7 @@ def test_load_of_a_damaged_file(tmp_path: Path) -> None:
     path = tmp_path / "splits.parquet"
     path.write_bytes(content)
     with pytest.raises(
-        UserError, match=re.escape(f"data.splits_from: {path}: is no table of groups")
+        UserError, match=re.escape(f"data.splits_from: {path}: is no table of splits")
     ):
         load_split_table(path)
 
@@ -143,10 +143,10 @@ def test_load_of_a_damaged_file(tmp_path: Path) -> None:
     "table",
     [
         pa.table({"image": ["a"], "label": [1]}),
-        TABLE.to_arrow().drop_columns(["group"]),
+        TABLE.to_arrow().drop_columns(["split"]),
         TABLE.to_arrow().replace_schema_metadata(None),
         TABLE.to_arrow().replace_schema_metadata({"class_names": "zebra\nAnt"}),
-        TABLE.to_arrow().set_column(3, "group", pa.array(["train"] * 5)),
+        TABLE.to_arrow().set_column(3, "split", pa.array(["train"] * 5)),
         TABLE.to_arrow().slice(0, 0),
     ],
     ids=["other columns", "no group", "no names", "other names", "other groups", "no rows"],
@@ -154,6 +154,6 @@ def test_load_of_a_damaged_file(tmp_path: Path) -> None:
 def test_load_of_a_table_of_something_else(tmp_path: Path, table: pa.Table) -> None:
     path = write(tmp_path / "other.parquet", table)
     with pytest.raises(
-        UserError, match=re.escape(f"data.splits_from: {path}: is no table of groups")
+        UserError, match=re.escape(f"data.splits_from: {path}: is no table of splits")
     ):
         load_split_table(path)
