@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test demo docs reproduce-quick
+.PHONY: setup lint test test-all demo docs reproduce-quick
 
 setup: .venv/installed
 
@@ -16,7 +16,12 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# For a newcomer: what matters, with real ranks and every command once; five minutes at most.
 test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+
+# Everything, on a SLURM of two nodes where one is installed; every error that a user can meet.
+test-all: setup
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/uncovered_user_errors.py

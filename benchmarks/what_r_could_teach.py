@@ -9,34 +9,46 @@ settings follow. For measuring alone: `true` gives labels of U away.
 """
 
 import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from cotrain_dist.cli.main import main
+from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.scores import decode_confidence
-from cotrain_dist.method.splits import Split
-from cotrain_dist.training import cotrain
-from cotrain_dist.training.context import Experiment
+from cotrain_dist.training import cotrain as loop
+from cotrain_dist.training import train
+from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.pool import exchange_selected
 from cotrain_dist.types import Exchange, PseudoLabeled, Votes
 
+Change = Callable[[SplitTable, Votes, Tensor, RunContext], Exchange]
 
-def with_true_labels(votes: Votes, exp: Experiment) -> Exchange:
+
+def with_true_labels(
+    table: SplitTable, votes: Votes, pool_ids: Tensor, ctx: RunContext
+) -> Exchange:
     """Collective over all ranks: R_A and R_B, labeled right."""
-    exchanged = exchange_selected(votes, exp)
-    class_ids = exp.table.class_ids
+    exchanged = exchange_selected(votes, pool_ids, ctx)
     return Exchange(
-        *(PseudoLabeled(r.sample_ids, class_ids[r.sample_ids]) for r in (exchanged.a, exchanged.b))
+        *(
+            PseudoLabeled(r.sample_ids, table.class_ids[r.sample_ids])
+            for r in (exchanged.a, exchanged.b)
+        )
     )
 
 
-def with_agreed(votes: Votes, exp: Experiment) -> Exchange:
+def with_agreed(table: SplitTable, votes: Votes, pool_ids: Tensor, ctx: RunContext) -> Exchange:
     """Collective over all ranks: R_A and R_B, each with all that both call the same and surely."""
-    exchanged = exchange_selected(votes, exp)
+    exchanged = exchange_selected(votes, pool_ids, ctx)
     labels = votes.labels.to(torch.int64)
-    is_sure = (decode_confidence(votes.uncertainty) > exp.config.selection.threshold).all(dim=0)
+    confidence = decode_confidence(votes.uncertainty)
+    is_sure = (confidence > ctx.config.selection.threshold).all(dim=0)
     agreed = is_sure & (labels[0] == labels[1])
-    more = PseudoLabeled(exp.table.sample_ids(Split.U)[agreed], labels[0, agreed])
+    more = PseudoLabeled(pool_ids[agreed], labels[0, agreed])
     return Exchange(_joined(exchanged.a, more), _joined(exchanged.b, more))
 
 
@@ -45,6 +57,17 @@ def _joined(first: PseudoLabeled, second: PseudoLabeled) -> PseudoLabeled:
     return PseudoLabeled(ids, torch.cat([first.labels, second.labels])[order])
 
 
+def cotrain_with(change: Change) -> Callable[..., None]:
+    """Step 2 with another exchange."""
+    cotrain = loop.cotrain
+
+    def changed(students: list[Any], state: Any, images: Images, ctx: RunContext) -> None:
+        loop.exchange_selected = partial(change, images.table)
+        cotrain(students, state, images, ctx)
+
+    return changed
+
+
 if __name__ == "__main__":
-    cotrain.exchange_selected = {"true": with_true_labels, "agreed": with_agreed}[sys.argv[1]]
+    train.cotrain = cotrain_with({"true": with_true_labels, "agreed": with_agreed}[sys.argv[1]])
     sys.exit(main(["train", *sys.argv[2:]]))

@@ -193,6 +193,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _outcomes[report.outcome] += 1
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith("tests/cluster/"):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("COTRAIN_REQUIRE_CLUSTER") and _outcomes["skipped"]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -132,6 +132,7 @@ def test_a_command_is_one_file(edited: Path) -> None:
     assert run_edited(edited, "greet", "you") == "hello you\n"
 
 
+@pytest.mark.slow
 def test_a_rule_a_loss_and_a_view_train(edited: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     settings = {

@@ -20,7 +20,7 @@ class DataConfig:
     name: str | None = None
     """Data set of `hub` or `torchvision`."""
     split: str = "train"
-    """Split of `hub` or `torchvision` that is cut into groups."""
+    """Split of `hub` or `torchvision` that is cut into splits."""
     table: str | None = None
     """File of `csv`, with a header; an empty label is an unlabeled image, which goes to U."""
     path_column: str = "path"

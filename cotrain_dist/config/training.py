@@ -11,7 +11,7 @@ class TrainConfig:
     """What both phases and both models share."""
 
     batch_size: int = 64
-    """Images an optimizer step, over all ranks of a role; a rank's share is derived."""
+    """Images per optimizer step, over all ranks of a role; what one rank takes is derived."""
     accumulation_steps: int = 1
     """Micro-batches that one step is cut into on each rank, to save memory."""
     optimizer: str = "adamw"
@@ -23,7 +23,7 @@ class TrainConfig:
     loss: Literal["cross_entropy"] = "cross_entropy"
     """What a step minimizes; `cross_entropy` between logits and targets."""
     label_smoothing: float = 0.0
-    """Share of each target spread evenly over all classes."""
+    """Fraction of each target that is spread evenly over all classes."""
     clip_grad_norm: float | None = None
     """Largest norm of a step's gradient; none leaves it as it is."""
     channels_last: bool = True

@@ -32,7 +32,7 @@ class Figures:
 
     accuracy: dict[str, Accuracy]
     recall: dict[str, Tensor]
-    """[C] float64 each: share of a class's images called by its name; NaN where it has none."""
+    """[C] float64 each: fraction of a class's images called by its name; NaN where it has none."""
     labels: dict[str, Tensor]
     """[N] int64 each."""
     targets: Tensor

@@ -5,7 +5,7 @@ import torch
 from cotrain_dist.method.metrics import agreement_rate
 from cotrain_dist.types import ROLES, Exchange, Votes
 
-LARGEST_CLASS_SHARE = 0.5
+LARGEST_CLASS_FRACTION = 0.5
 LARGEST_AGREEMENT = 0.95
 
 
@@ -22,7 +22,7 @@ def advise(exchanged: Exchange, votes: Votes, class_names: list[str]) -> list[st
             )
             continue
         counts = torch.bincount(labels)
-        if counts.max() > LARGEST_CLASS_SHARE * len(labels):
+        if counts.max() > LARGEST_CLASS_FRACTION * len(labels):
             warnings.append(
                 f"{name}: {counts.max()} of {len(labels)} images are called "
                 f"{class_names[int(counts.argmax())]}: raise selection.threshold or label more "

@@ -61,14 +61,14 @@ def accuracy_table(figures: dict[str, Accuracy], title: str) -> Table:
 
 def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: Sequence[str]) -> Table:
     """Recall of every class that occurs, the worst of the ensemble first."""
-    table = Table(title="By class: share called by its name, in %")
+    table = Table(title="By class: fraction called by its name, in %")
     for heading in ("class", "images", *TITLES.values()):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     counts = torch.bincount(targets, minlength=len(class_names))
     for class_id in recall["ensemble"].argsort(stable=True).tolist():
         if counts[class_id]:
-            shares = [f"{100 * recall[name][class_id].item():.1f}" for name in TITLES]
-            table.add_row(class_names[class_id], str(int(counts[class_id])), *shares)
+            fractions = [f"{100 * recall[name][class_id].item():.1f}" for name in TITLES]
+            table.add_row(class_names[class_id], str(int(counts[class_id])), *fractions)
     return table
 
 

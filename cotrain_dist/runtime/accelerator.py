@@ -33,8 +33,8 @@ from cotrain_dist.runtime.launch import (
     use_cpu,
 )
 from cotrain_dist.runtime.roll_call import call_the_roll
+from cotrain_dist.runtime.stop import ends_after
 from cotrain_dist.runtime.tracking import check_tracker, track_record
-from cotrain_dist.runtime.watchdog import ends_after
 from cotrain_dist.types import ROLES, Role
 from cotrain_dist.version import __version__, source_digest
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch.distributed as dist
 
 from cotrain_dist.errors import PeerUserError, UserError
-from cotrain_dist.runtime.watchdog import ends_after
+from cotrain_dist.runtime.stop import ends_after
 
 Facts = Mapping[str, str]
 """What must be equal on every rank, by name; `node` alone may differ."""

@@ -1,12 +1,17 @@
-"""Ending in order on a signal: a scheduler's warning, a preemption, a cancelled job."""
+"""Ending the process from a thread: on a signal of a scheduler, or after a limit.
+
+The main thread may sit inside a collective, where no handler and no exception reaches it.
+"""
 
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from cotrain_dist.errors import EXIT_STOPPED
+from cotrain_dist.errors import EXIT_PEER_LOST, EXIT_STOPPED
 
 logger = logging.getLogger(__name__)
 
@@ -41,3 +46,24 @@ def _listen(hearing: int) -> None:
     print(message, file=sys.stderr, flush=True)
     logging.shutdown()
     os._exit(EXIT_STOPPED)
+
+
+@contextmanager
+def ends_after(limit_seconds: float, message: str) -> Iterator[None]:
+    """End the process with `message` and EXIT_PEER_LOST unless the block has ended by then.
+
+    A thread does it: whoever waits inside a collective, or in the making of a process group whose
+    launcher was killed, hears no exception and no signal handler of Python.
+    """
+    watchdog = threading.Timer(limit_seconds, _end, (message,))
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _end(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os._exit(EXIT_PEER_LOST)

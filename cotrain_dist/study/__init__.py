@@ -1,1 +1,1 @@
-"""Many trainings for one answer: calibration of the labeled share, reproduction of the paper."""
+"""Many trainings for one answer: calibration of the labeled fraction, reproduction of the paper."""

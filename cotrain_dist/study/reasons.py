@@ -23,7 +23,7 @@ def right_by_epoch(arm: str, outcomes: Outcomes, setting: str) -> Grid:
     rows = []
     for index in range(max((len(o.pool) for o in all_seeds), default=0)):
         found = [outcome for outcome in all_seeds if index < len(outcome.pool)]
-        sizes, shares = _selected_in(found, index)
+        sizes, fractions = _selected_in(found, index)
         agreed = [part for o in found for part in _parts(o, "agree", index)]
         differing = [part for o in found for part in _parts(o, "differ", index)]
         rates = [o.signs["agreement_rate"][index] for o in found]
@@ -32,10 +32,10 @@ def right_by_epoch(arm: str, outcomes: Outcomes, setting: str) -> Grid:
             [
                 str(index + 1),
                 f"{mean(sizes):.0f}",
-                f"{_weighted(shares):.0%}" if shares else "-",
+                f"{_weighted(fractions):.0%}" if fractions else "-",
                 f"{mean(known):.0%}" if known else "-",
-                _share_right(agreed),
-                _share_right(differing),
+                _fraction_right(agreed),
+                _fraction_right(differing),
             ]
         )
     return Grid(
@@ -55,7 +55,7 @@ def right_by_confidence(arm: str, outcomes: Outcomes, setting: str) -> Grid:
             parts = _parts_of_all(found, name)
             images = sum(part["num_images"][tenth] for part in parts)
             right = sum(part["num_right"][tenth] for part in parts)
-            row += [f"{images / max(len(parts), 1):.0f}", _share(right, images)]
+            row += [f"{images / max(len(parts), 1):.0f}", _fraction(right, images)]
         rows.append(row)
     return Grid(
         f"{arm}: labels given to U by confidence, a model and epoch, {setting}",
@@ -75,15 +75,15 @@ def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str], set
     rows = []
     for i in (i for i in order if images[i]):
         row = [class_names[i], f"{images[i] / sum(images):.1%}"]
-        row.append(_share(right[i], images[i]) if is_known else "-")
+        row.append(_fraction(right[i], images[i]) if is_known else "-")
         for name in ("agree", "differ"):
             parts = _parts_of_all(found, name)
             calls = sum(part["num_images_by_class"][i] for part in parts)
-            row.append(_share(sum(part["num_right_by_class"][i] for part in parts), calls))
+            row.append(_fraction(sum(part["num_right_by_class"][i] for part in parts), calls))
         rows.append(row)
     return Grid(
         f"{arm}: the {len(rows)} classes most often called in R, all epochs, {setting}",
-        ("called", "share of R", "in R: right", "agreed: right", "differing: right"),
+        ("called", "fraction of R", "in R: right", "agreed: right", "differing: right"),
         rows,
     )
 
@@ -91,20 +91,20 @@ def right_by_class(arm: str, outcomes: Outcomes, class_names: Sequence[str], set
 def _selected_in(
     found: Sequence[Outcome], index: int
 ) -> tuple[list[float], list[tuple[float, float]]]:
-    """Images in R in one epoch by seed and model; where known, that number and the share right."""
-    sizes, shares = [], []
+    """Images in R in one epoch by seed and model; where known, that and the fraction right."""
+    sizes, fractions = [], []
     for outcome in found:
         for role in "ab":
             size = outcome.signs[f"num_selected_{role}"][index] or 0
-            share = outcome.signs[f"selected_accuracy_{role}"][index]
+            fraction = outcome.signs[f"selected_accuracy_{role}"][index]
             sizes.append(size)
-            if share is not None:
-                shares.append((size, share))
-    return sizes, shares
+            if fraction is not None:
+                fractions.append((size, fraction))
+    return sizes, fractions
 
 
-def _weighted(shares: Sequence[tuple[float, float]]) -> float:
-    return sum(size * share for size, share in shares) / sum(size for size, _ in shares)
+def _weighted(fractions: Sequence[tuple[float, float]]) -> float:
+    return sum(size * fraction for size, fraction in fractions) / sum(size for size, _ in fractions)
 
 
 def _parts(outcome: Outcome, name: str, index: int) -> Iterator[Part]:
@@ -117,12 +117,12 @@ def _parts_of_all(found: Sequence[Outcome], name: str) -> list[Part]:
     return [p for o in found for index in range(len(o.pool)) for p in _parts(o, name, index)]
 
 
-def _share_right(parts: Sequence[Part]) -> str:
+def _fraction_right(parts: Sequence[Part]) -> str:
     images = sum(sum(part["num_images"]) for part in parts)
-    return _share(sum(sum(part["num_right"]) for part in parts), images)
+    return _fraction(sum(sum(part["num_right"]) for part in parts), images)
 
 
-def _share(right: float, images: float) -> str:
+def _fraction(right: float, images: float) -> str:
     return f"{right / images:.0%}" if images else "-"
 
 

@@ -18,7 +18,7 @@ from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.runtime.progress import build_console
 from cotrain_dist.store import atomic
-from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.store.run_directory import RunDirectory, splits_file
 from cotrain_dist.study.arms import (
     ARMS,
     SPLITS_OF_CEILING,
@@ -90,7 +90,8 @@ def report_on(base: Config, *, quiet: bool = False) -> None:
 
 
 def _first_start(folder: Path) -> Path:
-    return min(path.parent for path in folder.glob(f"seed-*/{START}/splits.parquet"))
+    starts = [path for path in folder.glob(f"seed-*/{START}") if splits_file(path).is_file()]
+    return min(starts)
 
 
 def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:

@@ -1,4 +1,4 @@
-"""Outcomes as tables, in the paper's shape and in a sceptic's."""
+"""Outcomes as tables, in the paper's shape and with the baselines that a sceptic would ask for."""
 
 import math
 from collections.abc import Sequence
@@ -208,11 +208,11 @@ def readings(outcomes: Outcomes, setting: str) -> Grid:
         if arm.table not in ("3", "4") or found is None:
             continue
         published = papers[arm.table].last - papers["2"].last
-        share = found.mean / published
-        cells = [f"{published:+.1f}", show_interval(found), str(found.num_seeds), f"{share:.0%}"]
-        rows.append((arm.table, abs(share - 1.0), [arm.stands_for, arm.name, *cells]))
+        fraction = found.mean / published
+        cells = [f"{published:+.1f}", show_interval(found), str(found.num_seeds), f"{fraction:.0%}"]
+        rows.append((arm.table, abs(fraction - 1.0), [arm.stands_for, arm.name, *cells]))
     return Grid(
         f"Readings of each condition, the closest first: points over none-own, {setting}",
-        ("reading", "arm", "paper", "measured (95 % interval)", "seeds", "share of the paper's"),
+        ("reading", "arm", "paper", "measured (95 % interval)", "seeds", "fraction of the paper's"),
         [cells for *_, cells in sorted(rows)],
     )

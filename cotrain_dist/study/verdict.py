@@ -1,4 +1,4 @@
-"""The claims of the paper, and those of a sceptic, each with its rule.
+"""The claims of the paper, and what a sceptic would ask, each with its rule.
 
 The rules are `judge_gain` and `judge_flat` of method.statistics; the limits stand here. Figures are
 those of the last epoch of Step 2, mean of A and B on T, which nothing was chosen by.
@@ -21,7 +21,7 @@ from cotrain_dist.study.results import Outcomes, common_seeds, gain
 FLAT_POINTS = 2.0
 """Committed before any run; the paper's own Table 2 gains 2.3 from its first epoch to its last."""
 
-SHARE_OF_PAPER = 0.5
+FRACTION_OF_PAPER = 0.5
 """A claim holds where at least so much of the paper's gain is seen."""
 
 SMALLEST_GAIN = 1.0
@@ -31,7 +31,7 @@ SMALLEST_GAIN = 1.0
 RULE = f"""\
 The rule, part of the code before any run: differences are paired by seed; at {MIN_SEEDS} seeds or
 more, a gain "holds" where its {CONFIDENCE:.0%} t interval lies above 0 and its mean reaches
-{SHARE_OF_PAPER:.0%} of the paper's gain ({SMALLEST_GAIN:.0f} point where the paper gives none);
+{FRACTION_OF_PAPER:.0%} of the paper's gain ({SMALLEST_GAIN:.0f} point where the paper gives none);
 "holds in direction, but smaller" where the interval lies above 0 and the mean is smaller; "does not
 hold" where the interval begins at 0 or below and ends below that limit, so also where it lies below
 0, and the opposite is seen; otherwise it is not decided. Table 2 holds where the interval lies
@@ -109,7 +109,7 @@ def verdicts(outcomes: Outcomes) -> list[Verdict]:
 
 
 def _gain(outcomes: Outcomes, arm: str, over: str, claim: str, paper: float | None) -> Verdict:
-    smallest = SMALLEST_GAIN if paper is None else SHARE_OF_PAPER * paper
+    smallest = SMALLEST_GAIN if paper is None else FRACTION_OF_PAPER * paper
     return _judged(claim, paper, gain(outcomes, arm, over), lambda seen: judge_gain(seen, smallest))
 
 

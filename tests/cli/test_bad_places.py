@@ -52,6 +52,7 @@ def test_a_disk_that_is_full_at_the_first_commit(settings: list[str], tmp_path: 
     assert list((tmp_path / "run" / "checkpoints" / "a").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_the_commits_before(settings: list[str], tmp_path: Path) -> None:
     """The commits fit, the larger file of a saved model does not; a resume then ends the run."""
     run = tmp_path / "run"

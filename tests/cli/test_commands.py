@@ -73,6 +73,7 @@ def test_mistakes_on_the_command_line(
     assert fragment in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_process_two_launchers_and_a_resume(tmp_path: Path) -> None:
     """One process, accelerate launch and torchrun end with the same weights; then resume."""
     train = ["train", *TINY, "--output_dir"]
@@ -133,8 +134,11 @@ def test_one_process_two_launchers_and_a_resume(tmp_path: Path) -> None:
             "WORLD_SIZE: 2: Accelerate sees a world of 1",
         ),
         (PYTHON, {"SLURM_NTASKS": "2"}, "SLURM_NTASKS: 2"),
-        (PYTHON, {"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE: 2"),
-        (PYTHON, {"PMI_SIZE": "2"}, "PMI_SIZE: 2"),
+        pytest.param(
+            *(PYTHON, {"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE: 2"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(PYTHON, {"PMI_SIZE": "2"}, "PMI_SIZE: 2", marks=pytest.mark.slow),
     ],
     ids=["accelerate-cpu", "torchrun-no-rank", "torchrun-strangers", "slurm", "openmpi", "pmi"],
 )

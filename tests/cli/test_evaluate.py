@@ -205,6 +205,7 @@ def test_a_run_without_models(
     assert error.startswith(f"model_a.init_from: {run / 'models' / 'a'}: holds no saved model")
 
 
+@pytest.mark.slow
 def test_one_and_three_processes_give_the_same_json(
     finished_run: FinishedRun, tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 SMALL = [
@@ -24,6 +26,7 @@ def commands_of_the_tutorial() -> list[list[str]]:
     return [line.split() for line in lines if not line.startswith("#")]
 
 
+@pytest.mark.slow
 def test_every_command_of_the_tutorial(tmp_path: Path, digits_folder: Path) -> None:
     for name in ("docs", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)

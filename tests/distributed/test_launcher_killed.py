@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from ranks import tiny_config
 
 from cotrain_dist.config.text import config_to_yaml
@@ -81,6 +82,7 @@ def _wait_until_ended(pids: list[int], folder: Path) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_ranks_of_a_killed_launcher_end_within_the_limit_of_the_start(
     digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +99,7 @@ def test_ranks_of_a_killed_launcher_end_within_the_limit_of_the_start(
     assert "Traceback" not in text
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_makes_its_group_ends_the_other(
     digits_folder: Path, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_a_signal_is_heard_while_the_main_thread_waits(number: int, wait: str) -
     assert f"rank 3: stopped by {signal.Signals(number).name}; go on with train --resume" in errors
 
 
+@pytest.mark.slow
 def test_a_stopped_training_is_resumed_to_the_same_end(digits_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(digits_folder, tmp_path / "run", cotrain={"num_epochs": 30})
     settings = tmp_path / "settings.yaml"

@@ -116,6 +116,7 @@ def test_the_ceiling_alone_knows_the_labels_of_u(study: Config) -> None:
     assert groups["ceiling"][kept].tolist() == groups["start"][kept].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 2])
 def test_killed_half_way_and_finished_it_ends_equal(
     study: Config, num_ranks: int, tmp_path: Path
@@ -158,6 +159,7 @@ def test_another_study_is_not_continued(study: Config, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.slow
 def test_a_seed_of_other_images_is_refused(
     study: Config, digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -307,6 +309,7 @@ def test_the_last_report_holds_what_finished_while_it_waited(study: Config, tmp_
     assert outcomes_of(folder)["one-model"]
 
 
+@pytest.mark.slow
 def test_two_processes_side_by_side_share_the_start(study: Config, tmp_path: Path) -> None:
     """As array tasks over conditions do: one trains the common part, the other waits for it."""
     settings = tmp_path / "settings.yaml"

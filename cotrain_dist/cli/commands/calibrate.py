@@ -1,4 +1,4 @@
-"""`cotrain-dist calibrate`: the labeled share at which pre-trained models reach an accuracy."""
+"""`cotrain-dist calibrate`: the labeled fraction at which pre-trained models reach an accuracy."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
     parser = Arguments(
         PROG,
-        "Find the labeled share at which pre-trained models stand at an accuracy on T; trials are "
+        "Find the labeled fraction at which pre-trained models reach an accuracy on T; trials are "
         "kept. Takes train's keys too.",
     )
     parser.add_argument(
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
         "--tolerance", type=float, default=0.02, help="end once a trial is so near (default 0.02)"
     )
     parser.add_argument("--draws", type=int, default=2, help="draws per trial (default 2)")
-    parser.add_argument("--max_trials", type=int, default=8, help="shares tried (default 8)")
+    parser.add_argument("--max_trials", type=int, default=8, help="fractions tried (default 8)")
     own, settings = parser.parse_with_settings(arguments)
     config = parse_config(settings, PROG)
     # Imported late: torch takes seconds that a mistyped key should not cost.

@@ -1,4 +1,4 @@
-"""`cotrain-dist reproduce`: the paper's conditions and a sceptic's baselines, with a verdict."""
+"""`cotrain-dist reproduce`: the paper's conditions and baselines, with a verdict."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -183,7 +183,7 @@ def _listing_of_files(
 
 
 def check_files(folders: Mapping[str, Path], listing: Listing) -> None:
-    """Compare the size of every file with the table of splits: cheap, and finds other data by that name."""
+    """Compare every file's size with splits.parquet: cheap, and finds other data of that name."""
     for source, path, size in zip(listing.sources, listing.paths, listing.sizes, strict=True):
         if source not in folders:
             continue
