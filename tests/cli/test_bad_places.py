@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,24 +84,27 @@ def test_a_directory_that_cannot_be_made(
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.fixture(scope="module")
+def finished(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Copy it; do not change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    run_ranks(train_run, 1, folder, tiny_config(digits_folder, folder / "run"))
+    return folder / "run"
+
+
 @pytest.mark.parametrize("what", ["run.json", "history.jsonl", "history.jsonl cut"])
 def test_a_damaged_file_of_a_run_is_named(
-    what: str,
-    settings: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    digits_folder: Path,
+    what: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = tiny_config(digits_folder, tmp_path / "run")
-    run_ranks(train_run, 1, tmp_path, config)
-    file = tmp_path / "run" / what.split()[0]
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    file = run / what.split()[0]
     text = file.read_text()
     if what == "history.jsonl":
         file.write_text(text.replace('"epoch"', '"e\x00och"', 1))
     else:
         file.write_text(text[: len(text) // 2])
-    capsys.readouterr()
-    assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert cli.main(["train", "--resume", str(run)]) == 2
     error = capsys.readouterr().err
     assert str(file) in error
     assert error.count("\n") == 1
@@ -129,14 +133,13 @@ def test_any_refusal_is_one_line(
 
 
 def test_a_run_of_the_version_before_evaluates_and_predicts(
-    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits_folder: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its table was groups.parquet with a column `group`, and two keys had other names."""
     import pyarrow.parquet as pq
 
-    config = tiny_config(digits_folder, tmp_path / "run")
-    run_ranks(train_run, 1, tmp_path, config)
     run = tmp_path / "run"
+    shutil.copytree(finished, run)
     table = pq.read_table(run / "splits.parquet")
     metadata = table.schema.metadata
     table = table.rename_columns({"split": "group"}).replace_schema_metadata(metadata)

@@ -23,6 +23,7 @@ def _rank() -> tuple[int, str | None]:
     return os.getpid(), os.environ.get("RANK")
 
 
+@pytest.mark.slow
 def test_a_failure_shows_its_rank_and_who_hangs_because_of_it(tmp_path: Path) -> None:
     before = run_ranks(_rank, 3, tmp_path)
     with pytest.raises(RanksFailed) as failure:

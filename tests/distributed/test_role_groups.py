@@ -36,6 +36,7 @@ def _train_and_look(config: Config) -> dict[str, str]:
     return seen
 
 
+@pytest.mark.slow
 def test_groups_with_different_steps_neither_wait_nor_meet(
     digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -36,7 +36,8 @@ def settings(root: Path, output_dir: Path) -> Config:
     return replace(config, data=replace(config.data, labeled_per_class=2))
 
 
-@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2])
 def test_a_fraction_is_found_and_trains_on(
     num_ranks: int, digits_folder: Path, tmp_path: Path
 ) -> None:

@@ -134,6 +134,7 @@ def test_killed_half_way_and_finished_it_ends_equal(
     assert outcomes_of(tmp_path / "study") == outcomes_of(Path(study.output_dir))
 
 
+@pytest.mark.slow
 def test_a_new_seed_and_arm_add_to_the_table(study: Config, tmp_path: Path) -> None:
     config = replace(study, output_dir=str(tmp_path / "study"))
     assert run_ranks(_reproduce, 1, tmp_path, config, ["none-own"]) == [""]
@@ -294,6 +295,7 @@ def test_there_is_no_ceiling_without_labels_of_u(study: Config, tmp_path: Path) 
     assert "ceiling: U has no true labels, left out" in (tmp_path / "rank-0.out").read_text()
 
 
+@pytest.mark.slow
 def test_the_last_report_holds_what_finished_while_it_waited(study: Config, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(study.output_dir, tmp_path / "study"))
     (folder / "results.json").unlink()  # else the old one would do

@@ -100,7 +100,7 @@ def _one_fails(config: Config, which: int, stay_seconds: float) -> tuple[list[st
     raise AssertionError("no rank has failed")
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_other_rank_ends_within_seconds(
     which: int, digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -130,7 +130,7 @@ def _fail_in_the_world(config: Config) -> list[str]:
     return _held_by(Path(config.output_dir))
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_error_of_all_ranks_ends_none_of_them(
     num_ranks: int, digits_folder: Path, tmp_path: Path
 ) -> None:
