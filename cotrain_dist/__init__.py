@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cotrain_dist.version import __version__
 
+# For type checkers and editors, which do not follow __getattr__.
 if TYPE_CHECKING:
     from cotrain_dist.api import Run, cotrain, load_run
     from cotrain_dist.config import (
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from cotrain_dist.errors import TrainingError, UserError
     from cotrain_dist.method.selection import select_disagreement
 
+# Where each name lives. torch takes seconds to import, and a mistyped key or `--help`
+# should not wait for it.
 _HOME = {
     "cotrain_dist.api": ("Run", "cotrain", "load_run"),
     "cotrain_dist.config": (

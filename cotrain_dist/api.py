@@ -95,6 +95,7 @@ def cotrain(
     history = train(checked, resume=config is None, quiet=quiet)
     if not quiet:
         show_outcome(history)
+    # Read back from the disk on every rank: the others hold no history.
     return load_run(checked.output_dir)
 
 

@@ -1,5 +1,6 @@
 """The ways a run ends early with one clear line: a user's mistake, and a failed training."""
 
+# Scripts tell them apart (docs/exit-codes.md); accelerate launch and torchrun turn all into 1.
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3
@@ -30,5 +31,6 @@ class PeerUserError(UserError):
     """A user's mistake that another rank has met, raised on all ranks; the lead rank shows it."""
 
     def __init__(self, text: str) -> None:
+        # Past UserError's own: the other rank's text holds key, value, rule and way out already.
         ValueError.__init__(self, text)
         self.key = ""

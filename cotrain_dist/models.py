@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import timm
@@ -16,10 +16,12 @@ import timm.models
 import timm.optim
 import timm.scheduler
 import torch
-from torch import nn
+from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cotrain_dist.config import CotrainConfig, ModelConfig, PretrainConfig, TrainConfig
+from cotrain_dist.config import CotrainConfig, PretrainConfig, RoleConfig, TrainConfig
+from cotrain_dist.config.starts import CONFIG, WEIGHTS
 from cotrain_dist.data.stream import Transform
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
@@ -27,6 +29,12 @@ from cotrain_dist.store.atomic import replaced_folder
 from cotrain_dist.types import Role
 
 WARMUP_START_RATE = 1e-6
+
+NO_MODEL = (OSError, RuntimeError, ValueError, AssertionError)
+"""What timm raises for a model that cannot be built so."""
+
+DOWNLOAD_SECONDS = 5.0
+"""How long the hub may take to answer."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +63,20 @@ class Preprocessing:
         return transform
 
 
-def check_names(role: Role, config: ModelConfig, optimizer: str) -> None:
+def check_names(role: Role, config: RoleConfig) -> None:
     """Raise UserError for names that timm does not know, naming the nearest."""
     if not timm.is_model(config.name):
+        is_named = config.model.name is not None
         raise UserError(
-            f"model_{role.value}.name",
-            config.name,
-            "is no model of timm",
+            f"model_{role.value}.name" if is_named else f"model_{role.value}.pretrained",
+            config.name if is_named else config.model.pretrained,
+            "is no model of timm" if is_named else f"names {config.name}, no model of timm",
             _did_you_mean(config.name, timm.list_models()),
         )
+    optimizer = config.train.optimizer
     if optimizer not in timm.optim.list_optimizers():
         raise UserError(
-            f"model_{role.value}.optimizer" if config.optimizer else "train.optimizer",
+            f"model_{role.value}.optimizer" if config.model.optimizer else "train.optimizer",
             optimizer,
             "is no optimizer of timm",
             _did_you_mean(optimizer, timm.optim.list_optimizers()),
@@ -78,36 +88,54 @@ def _did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"did you mean {' or '.join(nearest)}?" if nearest else f"try {known[0]}"
 
 
-def build_model(
-    config: ModelConfig, role: Role, class_names: Sequence[str], image_size: int, seed: int
-) -> nn.Module:
-    """The model of a role with its first weights, keyed by seed and role; on the CPU."""
-    with seeded(seed, "init", role.value):
+def build_model(config: RoleConfig, role: Role, class_names: Sequence[str]) -> nn.Module:
+    """The model of a role with its first weights, keyed by seed and role; on the CPU.
+
+    Raises UserError where it cannot be built, downloaded, or filled with the weights asked for.
+    """
+    own = config.model
+    # The role is in the key: else two models of one architecture would begin with equal weights.
+    with seeded(config.seed, "init", role.value):
         try:
-            model = _create(config, len(class_names), image_size, pretrained=config.pretrained)
-            _try_image(model, image_size)
-        except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(
-                f"model_{role.value}.name",
-                config.name,
-                f"cannot be built for {image_size} pixels ({str(error).splitlines()[0]})",
-                "check data.image_size, and the network if pretrained is true",
-            ) from error
-    if config.init_from:
-        _load_weights(model, Path(config.init_from), config, role, class_names)
+            model = _create(config, len(class_names), own.pretrained)
+            _try_image(model, config.image_size)
+        except (*NO_MODEL, safetensors.SafetensorError) as error:
+            raise _cannot_be_built(config, role, error) from error
+    if own.init_from:
+        _load_weights(model, Path(own.init_from), config, role, class_names)
     return model
 
 
-def _create(
-    config: ModelConfig, num_classes: int, image_size: int, *, pretrained: bool = False
-) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": config.drop_rate}
-    if config.drop_path_rate:
-        options["drop_path_rate"] = config.drop_path_rate
+def _cannot_be_built(config: RoleConfig, role: Role, error: Exception) -> UserError:
+    why = str(error).splitlines()[0]
+    if isinstance(config.model.pretrained, str):
+        return UserError(
+            f"model_{role.value}.pretrained",
+            config.model.pretrained,
+            f"its {config.name} cannot be used for {config.image_size} pixels ({why})",
+            "copy the folder anew, or check data.image_size",
+        )
+    return UserError(
+        f"model_{role.value}.name",
+        config.name,
+        f"cannot be built for {config.image_size} pixels ({why})",
+        "check data.image_size",
+    )
+
+
+def _create(config: RoleConfig, num_classes: int, pretrained: bool | str = False) -> nn.Module:
+    """pretrained: random weights, timm's published ones, or those of a folder, with a new head."""
+    own = config.model
+    options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": own.drop_rate}
+    # Models without stochastic depth refuse the option, even at 0.
+    if own.drop_path_rate:
+        options["drop_path_rate"] = own.drop_path_rate
     known = timm.models.get_pretrained_cfg(config.name)
+    # Position embeddings are built for one size; convolutional models take no such option.
     if known is not None and known.fixed_input_size:
-        options["img_size"] = image_size
-    model: nn.Module = timm.create_model(config.name, pretrained=pretrained, **options)
+        options["img_size"] = config.image_size
+    name = f"local-dir:{pretrained}" if isinstance(pretrained, str) else config.name
+    model: nn.Module = timm.create_model(name, pretrained=bool(pretrained), **options)
     return model
 
 
@@ -118,19 +146,46 @@ def _try_image(model: nn.Module, image_size: int) -> None:
     model.train()
 
 
+def fetch_published(name: str, key: str) -> None:
+    """Download timm's weights of a model into the hub's cache, where they are not there yet.
+
+    Raises UserError under `key` where they are not to be had, within seconds: the hub client alone
+    would try again for a minute.
+    """
+    published = timm.models.get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        rule = f"timm publishes no weights of {name}"
+        raise UserError(key, "true", rule, "give false, or a folder with weights")
+    repository = published.hf_hub_id
+    if not repository or try_to_load_from_cache(repository, WEIGHTS):
+        return
+    url = hf_hub_url(repository, WEIGHTS)
+    try:
+        get_session().head(url, timeout=DOWNLOAD_SECONDS)
+        hf_hub_download(repository, WEIGHTS)
+    except Exception as error:  # of an HTTP client that may be another one tomorrow
+        raise UserError(
+            key,
+            "true",
+            f"the weights of {name} are not on this disk, and {url} does not answer ({error})",
+            f"copy {CONFIG} and {WEIGHTS} of {repository} from a machine with a network into a "
+            f"folder, and give --{key} FOLDER",
+        ) from error
+
+
 def _load_weights(
-    model: nn.Module, folder: Path, config: ModelConfig, role: Role, class_names: Sequence[str]
+    model: nn.Module, folder: Path, config: RoleConfig, role: Role, class_names: Sequence[str]
 ) -> None:
     key = f"model_{role.value}.init_from"
     try:
-        saved = json.loads((folder / "config.json").read_text())
-        weights = safetensors.torch.load_file(folder / "model.safetensors")
+        saved = json.loads((folder / CONFIG).read_text())
+        weights = safetensors.torch.load_file(folder / WEIGHTS)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(
             key,
             folder,
             f"holds no saved model ({error})",
-            "name a folder with model.safetensors and config.json, such as RUN/models/best",
+            f"name a folder with {WEIGHTS} and {CONFIG}, such as RUN/models/best",
         ) from error
     if saved.get("architecture") != config.name:
         raise UserError(
@@ -139,6 +194,7 @@ def _load_weights(
             f"holds {saved.get('architecture')}, but model_{role.value}.name is {config.name}",
             "make the two equal",
         )
+    # The order counts: a logit is the class at its place in this list.
     if list(saved.get("label_names", [])) != list(class_names):
         raise UserError(
             key, folder, "knows other classes than this data", "recycle it on data with its classes"
@@ -167,17 +223,40 @@ def preprocessing_of(
     )
 
 
-def operations_per_image(config: ModelConfig, image_size: int) -> float:
+def head_of(model: nn.Module, key: str) -> nn.Linear:
+    """The last layer of a model. Raises UserError under `key` where it is not one linear layer."""
+    head = cast(Any, model).get_classifier()
+    if not isinstance(head, nn.Linear):
+        raise UserError(
+            key,
+            "head",
+            f"{type(model).__name__} does not end in one linear layer",
+            "choose another model, or train all of it",
+        )
+    return head
+
+
+@torch.no_grad()
+def features_of(model: nn.Module, images: Tensor) -> Tensor:
+    """What the last layer of a model is given. images: on its device -> [n, F] float32, CPU."""
+    whole = cast(Any, model)
+    features: Tensor = whole.forward_head(whole.forward_features(images), pre_logits=True)
+    return features.float().cpu()
+
+
+def operations_per_image(config: RoleConfig) -> float:
     """Floating-point operations of one forward pass; 0 for a model that cannot be built so.
 
     `build_model` then says why.
     """
     try:
         with seeded("operations"):
-            model = _create(config, num_classes=10, image_size=image_size)
+            # No data are listed yet, so any number of classes; the order of two models is all that
+            # counts.
+            model = _create(config, num_classes=10)
         with FlopCounterMode(display=False) as counter:
-            _try_image(model, image_size)
-    except (RuntimeError, ValueError, AssertionError):
+            _try_image(model, config.image_size)
+    except NO_MODEL:
         return 0.0
     return float(counter.get_total_flops())
 
@@ -208,15 +287,18 @@ class Schedule:
         self._schedule, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
             sched=config.schedule,
+            # A phase of no epochs takes no steps, but timm refuses a schedule without length.
             num_epochs=max(phase.num_epochs, 1),
             decay_epochs=max(phase.num_epochs / 3, 1),
             min_lr=phase.min_learning_rate,
+            # A warm-up to a rate below this one would fall instead of rise.
             warmup_lr=min(WARMUP_START_RATE, phase.learning_rate),
             warmup_epochs=phase.warmup_epochs,
         )
 
     def set_rate(self, progress_epochs: float) -> float:
         """Set and return the rate after so many epochs of the phase."""
+        # A function of progress alone: nothing of a schedule has to be saved or restored.
         self._schedule.step(progress_epochs)
         return float(self._optimizer.param_groups[0]["lr"])
 

@@ -24,6 +24,7 @@ class Role(Enum):
         return 0 if self is Role.A else 1
 
 
+# One fixed order: torch wants every rank to make groups and to call collectives in the same one.
 ROLES = (Role.A, Role.B)
 
 
@@ -51,6 +52,7 @@ class Selection:
 class PseudoLabeled:
     """One R: sample_ids [K] int64 in ascending order and labels [K] int64."""
 
+    # Ids of U alone, as label_selected masks the ids of U: no image of T, V or L can be in an R.
     sample_ids: Tensor
     labels: Tensor
 
@@ -88,6 +90,7 @@ class TrainingSet:
 
     sample_ids: Tensor
     targets: Tensor
+    # Cross entropy does not look at it; a loss or a weight that treats R in another way needs it.
     is_pseudo: Tensor
     weights: Tensor | None = None
 
@@ -114,6 +117,7 @@ class Position:
     """The step that a phase takes next: epochs count from 1, the steps of an epoch from 0."""
 
     epoch: int = 1
+    # Commits are made at epoch ends, so theirs is 0; `train_epoch` can be entered at any step.
     step: int = 0
 
 

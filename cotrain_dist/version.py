@@ -5,6 +5,9 @@ from pathlib import Path
 
 __version__ = "0.2.0"
 
+FEATURES_VERSION = 1
+"""To be raised when the way of an image to its features changes a bit."""
+
 PACKAGE = Path(__file__).parent
 
 
@@ -14,6 +17,7 @@ def source_digest() -> str:
     The same for a clone and for an installed copy, whether or not there is a repository.
     """
     digest = hashlib.sha256()
+    # Sorted: file systems list in orders of their own, and all nodes must find the same digest.
     for file in sorted(PACKAGE.rglob("*.py")):
         digest.update(f"{file.relative_to(PACKAGE).as_posix()}\0".encode())
         digest.update(hashlib.sha256(file.read_bytes()).digest())

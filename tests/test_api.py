@@ -151,3 +151,11 @@ def test_importing_the_package_imports_no_torch() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_cotrain_takes_a_config_or_a_run() -> None:
+    for arguments in ({}, {"config": Config(), "resume": "runs/one"}):
+        with pytest.raises(
+            UserError, match="config and resume: one of the two is needed; give a Con"
+        ):
+            cotrain_dist.cotrain(**arguments)

@@ -29,6 +29,7 @@ accelerate launch --multi_gpu --num_processes 2 -m cotrain_dist train ... (on a 
 
 def command_names() -> list[str]:
     """The commands: the files of cli/commands, `train` first."""
+    # Found and not listed: a new command is one file.
     names = [module.name for module in pkgutil.iter_modules(commands.__path__)]
     return sorted(names, key=lambda name: (name != "train", name))
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
+    # Before UserError, its base, as PeerLostError before TrainingError below.
     except PeerUserError as error:
         return _complain(str(error), EXIT_USER_ERROR, shown=_rank() == 0)
     except UserError as error:
@@ -61,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _complain(describe_os_error(error), EXIT_FAILED)
     except KeyboardInterrupt:
+        # 128 + SIGINT, as shells say it.
         return _complain("interrupted; train --resume goes on from the last commit", 130)
 
 

@@ -35,27 +35,36 @@ class DataConfig:
     """Folder with one folder per class that is T; the source's own images then give none to T."""
     splits_from: str | None = None
     """A run directory (or its splits.parquet) whose splits are taken over instead of drawn."""
-    image_size: int = 64
-    """Side in pixels of the square images that the models see."""
+    image_size: int | None = None
+    """Side in pixels of the square images that the models see; null is what the folder in
+    `model_a.pretrained` says, else 64."""
     center_crop_fraction: float = 0.875
     """Fraction of the resized image's side kept by the center crop when measuring and labeling."""
     augment: Literal["auto", "crop_flip", "off"] = "auto"
     """In training: random resized crop and flip, or nothing. `auto`: nothing for digits."""
     crop_min_area: float = 0.35
     """Least fraction of the image's area that a random crop keeps."""
+    # The paper's shares: 20 % each for T, L_A and L_B, and the remaining 40 % for U.
     test_fraction: float = 0.2
     """Fraction of each class that goes to T."""
     test_per_class: int | None = None
     """Images of each class for T, instead of `test_fraction`."""
+    # The method wants pre-trained models at about 50 % on T; `calibrate` finds the fraction for it.
     labeled_fraction: float = 0.2
     """Fraction of each class that goes to L_A, and as much again to L_B."""
     labeled_per_class: int | None = None
     """Images of each class for L_A, and as many for L_B, instead of `labeled_fraction`."""
+    # The paper has no V. Without one, T chooses models/best, and the run says so.
     validation_fraction: float = 0.0
     """Fraction of each class that goes to V, taken from the fraction of U; 0 draws no V."""
     cache_side: int | None = None
     """Keep decoded images in each rank's memory, shrunk to this shorter side in pixels. Exactness:
     other pixels than without, since images are resized twice; equal for any number of ranks."""
+    feature_cache: str | None = None
+    """Folder for the features of frozen models (`model_a.train: head`), shared by runs and by all
+    nodes; null is ~/.cache/cotrain_dist/features."""
+    feature_dtype: Literal["float32", "float16"] = "float32"
+    """Exactness: float16 takes half of the disk and rounds features to 11 bits."""
     num_workers: int = 0
     """Processes per rank that decode and augment. Exactness: any number gives the same images."""
 
@@ -69,7 +78,7 @@ class DataConfig:
                 f"data.source {self.source} needs it",
                 f"give --data.{key}, see train --help",
             )
-        if self.image_size < 8:
+        if self.image_size is not None and self.image_size < 8:
             raise UserError(
                 "data.image_size", self.image_size, "must be at least 8 pixels", "try 64 or 224"
             )
@@ -132,11 +141,14 @@ class DataConfig:
                 "must be at least 0 and below 1",
                 "0 draws no V",
             )
+        # A T from data.test and numbers of images are no fractions: the draw checks them by class.
         used = self.validation_fraction
         used += self.test_fraction if self.test_per_class is None and not self.test else 0.0
         used += 2 * self.labeled_fraction if self.labeled_per_class is None else 0.0
         # With unlabeled images from elsewhere, U needs no fraction of the labeled ones.
-        most = 1.0 if self.unlabeled or self.source == "csv" else 1.0 - 1e-9
+        # 1e-9, since sums of decimal fractions miss 1 in their last bits.
+        # The tolerance: 0.34 + 0.56 + 2 * 0.05 comes to a little more than 1.
+        most = 1.0 + 1e-9 if self.unlabeled or self.source == "csv" else 1.0 - 1e-9
         if used > most:
             raise UserError(
                 "data.labeled_fraction",

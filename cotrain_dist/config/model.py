@@ -10,12 +10,20 @@ from cotrain_dist.errors import UserError
 class ModelConfig:
     """One of the two models."""
 
-    name: str = "efficientnet_b0"
-    """Any model name of timm."""
-    pretrained: bool = False
-    """Start from timm's published weights (a download) instead of random ones."""
+    name: str | None = None
+    """Any model name of timm; null is that of the folder in `pretrained`, else efficientnet_b0."""
+    pretrained: bool | str = False
+    """false: random weights. true: timm's published ones (a download). FOLDER: the weights of a
+    folder with config.json and model.safetensors, as timm's `local-dir`, of any classes; the last
+    layer starts anew."""
     init_from: str | None = None
-    """Start from a folder such as RUN/models/best: model.safetensors and config.json."""
+    """Start from a folder such as RUN/models/best, with its last layer: of the same classes."""
+    train: Literal["all", "head"] = "all"
+    """all: the whole model. head: its last layer alone, on features that the rest of it gives once
+    for every image; for pretrained starts. A fit is then a matter of seconds."""
+    head_penalty: float | None = None
+    """train head: factor on half the squared norm of its weights; null chooses it by
+    cross-validation on the labeled images."""
     drop_rate: float = 0.0
     """Dropout before the classifier, 0 to 1."""
     drop_path_rate: float = 0.0
@@ -34,12 +42,25 @@ class ModelConfig:
     """Factor on this model's learning rates, in both phases."""
 
     def __post_init__(self) -> None:
+        # Keys are named without their section: this class is in the tree twice and cannot know
+        # where. The parser puts model_a or model_b before them.
         if self.pretrained and self.init_from:
             raise UserError(
                 "init_from",
                 self.init_from,
-                "the same model asks for pretrained: true",
+                f"the same model asks for pretrained: {str(self.pretrained).lower()}",
                 "keep one of the two",
+            )
+        if self.head_penalty is not None and self.head_penalty <= 0.0:
+            raise UserError(
+                "head_penalty", self.head_penalty, "must be above 0", "try 0.001, or null"
+            )
+        if self.train == "head" and not (self.pretrained or self.init_from):
+            raise UserError(
+                "train",
+                self.train,
+                "needs a start, since random weights give no features",
+                "give pretrained or init_from as well",
             )
         if self.image_size is not None and self.image_size < 8:
             raise UserError(

@@ -87,6 +87,7 @@ def config_of_run(run: Path, arguments: Sequence[str], command: str) -> Config:
     kept = _convert_all(_read_yaml(_read_file(str(saved_file)), str(saved_file), is_saved=True))
     saved, config = _build(Config, kept), _build(Config, kept | _convert_all(options))
     before, after = flatten(asdict(saved)), flatten(asdict(config))
+    # Values are compared, not what was typed: repeating a value that the run has is no change.
     for key, value in after.items():
         if value != before[key] and not is_free_on_resume(key):
             raise UserError(
@@ -101,6 +102,7 @@ def config_of_run(run: Path, arguments: Sequence[str], command: str) -> Config:
     return replace(config, output_dir=str(run))
 
 
+# Built once: every value is converted through a parser.
 @cache
 def _build_parser(prog: str) -> ArgumentParser:
     usage = f"{prog} [--config FILE] [--KEY VALUE ...] [--print_config]"
@@ -127,6 +129,7 @@ def _split_options(argv: Sequence[str]) -> dict[str, _Given]:
         if not token.startswith("--") or not name:
             raise UserError("command line", _show(token), "belongs to no key", "write --KEY VALUE")
         takes_value = name != "print_config"
+        # One dash begins no option: a negative number is a value.
         if takes_value and not equals and tokens and not tokens[0].startswith("--"):
             equals, text = "=", tokens.pop(0)
         _check_known(name, _Given(text))
@@ -162,6 +165,7 @@ def _check_known(name: str, given: _Given) -> None:
 def _read_file(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
+    # A file that is not UTF-8 raises UnicodeDecodeError, which is a ValueError.
     except (OSError, ValueError) as error:
         rule = f"cannot be read: {getattr(error, 'strerror', None) or 'it is not text in UTF-8'}"
         raise UserError("config", _show(path), rule, "name a YAML file") from None
@@ -177,7 +181,9 @@ def _read_yaml(text: str, origin: str, *, is_saved: bool = False) -> dict[str, _
             rule = "the file is no mapping of keys"
             raise UserError(origin, "line 1", rule, "write lines such as seed: 0")
         return _collect(loader, root, origin, RENAMED if is_saved else {})
+    # Thousands of open brackets exhaust the recursion of the YAML parser.
     except (yaml.YAMLError, RecursionError) as error:
+        # For a control character PyYAML raises a ReaderError: with a position, without a mark.
         mark = getattr(error, "problem_mark", None)
         line = mark.line if mark else text.count("\n", 0, getattr(error, "position", 0))
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -205,6 +211,8 @@ def _collect(
 
 
 def _entries(mapping: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, yaml.nodes.Node, int]]:
+    # Nodes and not a mapping: they know their lines, which errors name, and they keep both of two
+    # equal keys. PyYAML itself would let the last one win.
     for key, node in mapping.value:
         is_word = isinstance(key, yaml.ScalarNode)
         name = prefix + (key.value if is_word else "(a list or mapping)")
@@ -231,6 +239,7 @@ def _convert(name: str, given: _Given) -> object:
     except ArgumentError:
         raise _wrong_type(name, given) from None
     value: object = parsed[name]
+    # No rule of the form `value < limit` would refuse nan.
     if isinstance(value, float) and not math.isfinite(value):
         raise _wrong_type(name, given)
     return value
@@ -250,6 +259,7 @@ def _wrong_type(name: str, given: _Given) -> UserError:
 
 
 def _show(value: object) -> str:
+    # An error is one line, whatever was pasted as a value.
     text = " ".join(str(value).split()) or "(empty)"
     return text if len(text) <= 60 else f"{text[:57]}..."
 

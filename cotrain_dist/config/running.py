@@ -16,6 +16,7 @@ class SelectionConfig:
     """τ, on the largest softmax probability: sure is above it, unsure below. Not in the paper."""
 
     def __post_init__(self) -> None:
+        # Both comparisons are strict: at 1 no model is sure, at 0 none is unsure, and R is empty.
         if not 0.0 < self.threshold < 1.0:
             raise UserError(
                 "selection.threshold", self.threshold, "must lie between 0 and 1", "try 0.8"
@@ -53,6 +54,8 @@ class DistributedConfig:
 
     start_seconds: float = 180.0
     """Limit on waiting for every rank at the start; who is missing then is named."""
+    # The two roles have two limits: ranks of one role are in step, while the other role may be
+    # hours behind in the same epoch.
     timeout_seconds: float = 1800.0
     """Limit of a collective inside a role group, whose ranks work in step."""
     lost_after_seconds: float = 60.0

@@ -46,6 +46,7 @@ class KeyDescription:
 
 def describe_keys() -> list[KeyDescription]:
     """Every key, those of the top level first, then section by section."""
+    # A stable sort: within the two parts the order of the fields stays.
     keys = sorted(all_keys().items(), key=lambda item: "." in item[0])
     return [
         KeyDescription(name, _type_name(key.hint), _shown(key.default), key.doc)

@@ -8,9 +8,10 @@ import yaml
 
 from cotrain_dist.config.tree import Config
 
+# data.splits_from is free, since a resume reads the run's own splits.parquet.
 FREE_ON_RESUME = (
     *("output_dir", "device", "placement", "distributed", "tracking"),
-    *("data.root", "data.num_workers", "data.splits_from"),
+    *("data.root", "data.num_workers", "data.splits_from", "data.feature_cache"),
 )
 """Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
 
@@ -22,6 +23,7 @@ def config_to_yaml(config: Config) -> str:
 
 def config_digest(config: Config) -> str:
     """SHA-256 over all settings that decide a result."""
+    # A new key changes the digest, whatever its default: earlier runs are then refused on a resume.
     settings = {
         key: value for key, value in flatten(asdict(config)).items() if not is_free_on_resume(key)
     }

@@ -1,6 +1,7 @@
 """The tree of all settings."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from cotrain_dist.config.data import DataConfig, augments
@@ -11,8 +12,11 @@ from cotrain_dist.config.running import (
     PoolConfig,
     SelectionConfig,
 )
+from cotrain_dist.config.starts import read_start_folder
 from cotrain_dist.config.training import CotrainConfig, PretrainConfig, TrainConfig, scale_rates
 from cotrain_dist.errors import UserError
+
+DEFAULT_NAME, DEFAULT_IMAGE_SIZE = "efficientnet_b0", 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +37,14 @@ class Config:
     """Step 2."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     """R_A and R_B."""
+    # `alternate` is the paper's Condition 2. Its Condition 1 can be read in three ways: `peer`,
+    # `own`, or `none` with shared labels.
     exchange: Literal["alternate", "peer", "own", "none"] = "alternate"
     """Whose R a model learns: its own and the peer's in turn, the peer's, its own, or none."""
+    # The paper says both: its own R in even epochs (section 3), in odd ones (section 4.2).
     exchange_parity: Literal["even_own", "odd_own"] = "even_own"
     """`alternate`: epochs (counted from 1) in which a model learns its own R."""
+    # The paper leaves open which labeled images go with R.
     labels: Literal["own", "shared"] = "own"
     """Labeled images of Step 2: each model its own split, or both L_A and L_B."""
     pool: PoolConfig = field(default_factory=PoolConfig)
@@ -82,6 +90,8 @@ class RoleConfig:
     """
 
     model: ModelConfig
+    name: str
+    """Of timm's architecture."""
     train: TrainConfig
     pretrain: PretrainConfig
     """With this model's rates."""
@@ -97,17 +107,37 @@ class RoleConfig:
 
 
 def resolve_role(config: Config, name: str) -> RoleConfig:
-    """The settings of model `a` or `b`."""
+    """The settings of model `a` or `b`. Reads config.json of a folder that it is to start from.
+
+    Raises UserError where that folder holds no model, or another one than the settings name.
+    """
     own: ModelConfig = getattr(config, f"model_{name}")
+    start = None
+    if isinstance(own.pretrained, str):
+        start = read_start_folder(Path(own.pretrained), f"model_{name}.pretrained")
+        if own.name not in (None, start.architecture):
+            raise UserError(
+                f"model_{name}.name",
+                own.name,
+                f"model_{name}.pretrained names a {start.architecture}",
+                "leave one of the two out",
+            )
+    # No `or` here: 0 is a weight decay too. The values below that use `or` cannot be 0.
     decay = config.train.weight_decay if own.weight_decay is None else own.weight_decay
     return RoleConfig(
         model=own,
+        name=own.name or (start.architecture if start else DEFAULT_NAME),
         train=replace(
             config.train, optimizer=own.optimizer or config.train.optimizer, weight_decay=decay
         ),
         pretrain=scale_rates(config.pretrain, own.learning_rate_scale),
         cotrain=scale_rates(config.cotrain, own.learning_rate_scale),
-        image_size=own.image_size or config.data.image_size,
+        image_size=(
+            own.image_size
+            or config.data.image_size
+            or (start.image_size if start else None)
+            or DEFAULT_IMAGE_SIZE
+        ),
         center_crop_fraction=config.data.center_crop_fraction,
         crop_min_area=own.crop_min_area or config.data.crop_min_area,
         augments=augments(own.augment or config.data.augment, config.data.source),

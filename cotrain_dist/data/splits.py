@@ -50,8 +50,11 @@ class SplitTable:
         """L of a role: its own split, or with `labels` shared L_A and L_B; in ascending order."""
         own = Split.L_A if role is Role.A else Split.L_B
         splits = [Split.L_A, Split.L_B] if labels == "shared" else [own]
+        # Sorted, so that L has one order however it is put together: the keyed order is one of
+        # rows.
         sample_ids = torch.cat([self.sample_ids(split) for split in splits]).sort().values
         is_pseudo = torch.zeros(len(sample_ids), dtype=torch.bool)
+        # The one place where true labels become what a model learns; those of U never do.
         return TrainingSet(sample_ids, self.class_ids[sample_ids], is_pseudo)
 
     def to_arrow(self) -> pa.Table:
@@ -70,6 +73,7 @@ class SplitTable:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all rows: what a checkpoint must have been made from."""
+        # Of the rows and not of the file: Parquet files name the version that has written them.
         text = "\n".join(map(str, self.to_arrow().to_pylist()))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -98,6 +102,7 @@ def draw_split_table(listing: Listing, config: DataConfig, seed: int) -> SplitTa
     """Draw the splits of a listing. Raises UserError where a class is too small."""
     fractions = fractions_of(config)
     sources = np.array(listing.sources)
+    # Images without a label are in no draw and stay here.
     splits = torch.full((len(sources),), Split.U, dtype=torch.int64)
     splits[torch.from_numpy(sources == TEST)] = Split.T
     own = torch.from_numpy((sources != TEST) & (sources != UNLABELED))
@@ -135,8 +140,10 @@ def parse_split_table(content: bytes) -> SplitTable:
     is_earlier = EARLIER_COLUMN in table.column_names
     columns = {name: table.column(name).to_pylist() for name in COLUMNS if name != "split"}
     names_of_splits = table.column(EARLIER_COLUMN if is_earlier else "split").to_pylist()
+    # Not read off the rows: ids follow the order in which the source named its classes.
     names = tuple(json.loads(table.schema.metadata[b"class_names"]))
     id_of: dict[str | None, int] = {name: class_id for class_id, name in enumerate(names)}
+    # Images without a label are rows like all others: a sample_id is a row.
     id_of[None] = UNKNOWN
     listing = Listing(
         sources=tuple(columns["source"]),

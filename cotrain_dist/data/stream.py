@@ -24,6 +24,7 @@ def train_transform(config: RoleConfig, mean: Sequence[float], std: Sequence[flo
             v2.RandomResizedCrop(
                 config.image_size,
                 scale=(config.crop_min_area, 1.0),
+                # As in Preprocessing: both kinds of passes see images resized in one way.
                 interpolation=v2.InterpolationMode.BICUBIC,
             ),
             v2.RandomHorizontalFlip(),
@@ -47,6 +48,8 @@ class _KeyedImages(Dataset[Tensor]):
         image = self._read(sample_id)
         if self._key is None:
             return self._transform(image)
+        # A key for each image, not for a batch or a worker: other steps, ranks or numbers of
+        # workers change no pixel.
         with seeded(*self._key, sample_id):
             return self._transform(image)
 
@@ -64,8 +67,10 @@ def stream_batches(
 
     `key`: of the random transforms, completed by the sample_id; None where there are none.
     """
+    # Built for each pass, so workers and what they have cached end with it.
     loader = DataLoader(
         _KeyedImages(read, transform, key),
+        # Given and not sampled: a sampler would have a state, which a resume would have to restore.
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=num_workers,
         pin_memory=pin_memory,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cotrain_dist.config import Config, DataConfig, resolve_role
+from cotrain_dist.config import Config, DataConfig, ModelConfig, RoleConfig, resolve_role
+from cotrain_dist.config.starts import CONFIG
 from cotrain_dist.data.sources import image_reader
 from cotrain_dist.data.sources.files import list_test
 from cotrain_dist.data.sources.listing import TEST
@@ -47,6 +48,7 @@ class Figures:
             "classes": {
                 name: {"num_images": counts[class_id]}
                 | {
+                    # JSON knows no NaN, which stands for a class without images.
                     who: recall[class_id].item() if counts[class_id] else None
                     for who, recall in self.recall.items()
                 }
@@ -86,12 +88,26 @@ def load_classifiers(class_names: Sequence[str], ctx: RunContext) -> list[Classi
     """The saved models of the roles that this rank holds. Raises UserError where there are none."""
     classifiers = []
     for role in ctx.runtime.roles_here:
-        own = resolve_role(ctx.config, role.value)
-        folder = str(ctx.store.models / role.value)
-        saved = replace(own.model, pretrained=False, init_from=folder)
-        model = build_model(saved, role, class_names, own.image_size, own.seed)
+        own = _role_of_saved(ctx.config, role.value, ctx.store.models / role.value)
+        model = build_model(own, role, class_names)
         classifiers.append(build_classifier(role, model, own, ctx.runtime))
     return classifiers
+
+
+def _role_of_saved(config: Config, name: str, folder: Path) -> RoleConfig:
+    """The settings of a role that was trained, without the folder that it once started from.
+
+    That may lie elsewhere by now; the saved model says as much of itself.
+    """
+    key = f"model_{name}"
+    own: ModelConfig = getattr(config, key)
+    if isinstance(own.pretrained, str) and (folder / CONFIG).is_file():
+        own = replace(own, pretrained=str(folder), name=None)
+    changed: dict[str, Any] = {key: own}
+    resolved = resolve_role(replace(config, **changed), name)
+    # The saved weights are all that counts: nothing is to be downloaded for them.
+    saved = replace(resolved.model, pretrained=False, init_from=str(folder))
+    return replace(resolved, model=saved)
 
 
 def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images, Tensor]:
@@ -114,7 +130,9 @@ def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images
         )
     listing = list_test(folder, table.class_names)
     found = SplitTable(listing, torch.full((len(listing.paths),), Split.T, dtype=torch.int64))
-    data = replace(data, source="digits", test=on, unlabeled=None)
+    # `digits` is the source that needs no folder; no image of it is read. The run's other settings
+    # stay behind: their rules, on fractions that must fit, are about other images.
+    data = DataConfig(source="digits", test=on, num_workers=data.num_workers)
     assert set(listing.sources) == {TEST}
     pixels = PixelSource(image_reader(data, listing), data.num_workers)
     return Images(found, pixels), found.sample_ids(Split.T)

@@ -48,6 +48,7 @@ def expand_images(patterns: Sequence[str]) -> list[str]:
 def agree_on_images(patterns: Sequence[str], rt: Runtime) -> list[str]:
     """Collective over all ranks: the lead rank's `expand_images`, on every rank."""
     own = together(lambda: expand_images(patterns) if rt.is_lead else [], rt.control)
+    # One rank expands: on another node a glob may match other files.
     files: list[str] = broadcast_json(own, rt.control)
     return files
 
@@ -71,6 +72,7 @@ def predict_files(
         probs = gather_probs(
             tolerant, torch.arange(len(block)), Images(table, pixels), ctx, reduce=_softmax
         )
+        # Broken files keep their rows up to here, so that rows and files stay side by side.
         valid = torch.stack([p.isfinite().all(dim=1) for p in probs.values()]).all(dim=0)
         rows = [
             _prediction(block[index], index, probs, names)
@@ -111,6 +113,7 @@ def _nan_where_broken(classifier: Classifier) -> Transform:
     size, transform = classifier.preprocessing.image_size, classifier.eval_transform
 
     def apply(image: Image.Image | None) -> Tensor:
+        # NaN comes through to the logits; in evaluation mode it touches no other image of a chunk.
         return torch.full((3, size, size), torch.nan) if image is None else transform(image)
 
     return apply

@@ -28,6 +28,8 @@ def advise(exchanged: Exchange, votes: Votes, class_names: list[str]) -> list[st
                 f"{class_names[int(counts.argmax())]}: raise selection.threshold or label more "
                 "images of the other classes"
             )
+    # Models that learn from each other converge: then R shrinks towards nothing, and Step 2 turns
+    # into training on the labeled images.
     rate = agreement_rate(votes)
     if rate > LARGEST_AGREEMENT:
         warnings.append(

@@ -65,6 +65,7 @@ def next_fraction(
     outer = ordered[-1] if found.above is None else ordered[0]
     grows = found.above is None
     if outer.fraction >= largest if grows else outer.fraction <= smallest:
+        # A trial at the limit is not enough: no fraction beyond it can be drawn.
         return None
     factor = FIRST_FACTOR if grows else 1 / FIRST_FACTOR
     fraction = outer.fraction * factor
@@ -87,6 +88,7 @@ def fraction_beside(
     """
     found = bracket_of(trials, target)
     if found.below is not None and found.above is not None:
+        # The middle on a logarithmic scale, the one on which `_meeting` draws its line.
         middle = math.sqrt(found.below.fraction * found.above.fraction)
         return middle if fraction != middle else None
     if fraction == (largest if found.above is None else smallest):
@@ -100,6 +102,8 @@ def _meeting(low: Trial, high: Trial, target: float) -> float:
     """The fraction at which the line through two trials reaches the target."""
     rise = _logit(high.mean) - _logit(low.mean)
     if rise <= 0.0:
+        # Trials scatter, so the larger fraction may have measured no more: no line leads to the
+        # target.
         return math.sqrt(low.fraction * high.fraction)
     part = (_logit(target) - _logit(low.mean)) / rise
     return math.exp(
@@ -108,6 +112,7 @@ def _meeting(low: Trial, high: Trial, target: float) -> float:
 
 
 def _logit(accuracy: float) -> float:
+    # A logit of 0 or 1 is infinite, and a trial of few images may well measure either.
     clipped = min(max(accuracy, 1e-3), 1.0 - 1e-3)
     return math.log(clipped / (1.0 - clipped))
 

@@ -17,6 +17,8 @@ def teacher_of(role: Role, epoch: int, exchange: str, parity: str) -> Role | Non
     """
     match exchange:
         case "alternate":
+            # The parity is that of epochs counted from 1: counted from 0, the two settings would be
+            # exchanged.
             own_epochs = 0 if parity == "even_own" else 1
             return role if epoch % 2 == own_epochs else role.peer
         case "peer":
@@ -34,11 +36,14 @@ def taught_to(
 ) -> PseudoLabeled:
     """The pseudo-labeled images that `role` learns in this epoch, maybe none."""
     teacher = teacher_of(role, epoch, exchange, parity)
+    # An empty R is no special case below: the epoch is then one on labeled images alone.
     return PseudoLabeled.empty() if teacher is None else exchanged.selected_by(teacher)
 
 
 def training_set(labeled: TrainingSet, taught: PseudoLabeled) -> TrainingSet:
     """What a model learns in an epoch: its labeled images, then those it was taught."""
+    # L first, then R. The keyed order of an epoch is one of rows, so another order of rows here
+    # would be another training, although it has the same images.
     is_pseudo = torch.ones(len(taught.labels), dtype=torch.bool)
     return TrainingSet(
         sample_ids=torch.cat([labeled.sample_ids, taught.sample_ids]),

@@ -19,6 +19,7 @@ def batch_loss(
     """The loss that `train.loss` names."""
     match loss:
         case "cross_entropy":
+            # Further views are for losses that compare them.
             return cross_entropy(logits[0], batch, label_smoothing=label_smoothing)
         case _:
             raise AssertionError(f"train.loss {loss} is no value of the config")
@@ -26,6 +27,8 @@ def batch_loss(
 
 def cross_entropy(logits: Tensor, batch: Batch, *, label_smoothing: float) -> Tensor:
     """Cross entropy with the targets, smoothed by `label_smoothing` (0..1), times the weights."""
+    # Not weights of one: the kernel adds up by itself, and another way to add would round
+    # otherwise.
     if batch.weights is None:
         return F.cross_entropy(
             logits, batch.targets, label_smoothing=label_smoothing, reduction="sum"

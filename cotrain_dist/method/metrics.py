@@ -30,6 +30,7 @@ def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
     Mean per-class recall averages over the classes that occur. Calibration error: expected
     calibration error over 15 equal bins of confidence (Guo et al. 2017).
     """
+    # Top-1 flatters on long-tailed data such as Caltech-101, so recall by class stands beside it.
     confidence, labels = probs.max(dim=1)
     right = labels == targets
     target_probs = probs.gather(1, targets[:, None])
@@ -38,6 +39,7 @@ def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
     return Accuracy(
         top1=right.double().mean().item(),
         top5=(ahead.sum(dim=1) < 5).double().mean().item(),
+        # A class without images in this split is NaN; as a 0 it would lower the mean.
         mean_class_recall=class_recall(labels, targets, probs.shape[1]).nanmean().item(),
         calibration_error=_calibration_error(confidence.double(), right.double()),
     )
@@ -64,6 +66,7 @@ def most_confused(labels: Tensor, targets: Tensor, num_pairs: int) -> list[Confu
     wrong = labels != targets
     pairs = torch.stack([targets[wrong], labels[wrong]], dim=1)
     found, counts = pairs.unique(dim=0, return_counts=True)
+    # unique() has sorted the pairs; a stable sort leaves the lower ids first among equal counts.
     order = counts.argsort(descending=True, stable=True)[:num_pairs]
     return [
         Confusion(int(found[index, 0]), int(found[index, 1]), int(counts[index])) for index in order
@@ -71,8 +74,10 @@ def most_confused(labels: Tensor, targets: Tensor, num_pairs: int) -> list[Confu
 
 
 def _calibration_error(confidence: Tensor, right: Tensor) -> float:
+    # Bins are open below and closed above, as in the source; a confidence of 0 joins the first one.
     bins = (confidence * NUM_CALIBRATION_BINS).ceil().clamp(1, NUM_CALIBRATION_BINS).long() - 1
     zeros = torch.zeros(NUM_CALIBRATION_BINS, dtype=torch.float64)
+    # The definition weighs a bin's gap between two means by its images; their number cancels out.
     gap = zeros.index_add(0, bins, confidence) - zeros.index_add(0, bins, right)
     return (gap.abs().sum() / len(confidence)).item()
 
@@ -80,6 +85,7 @@ def _calibration_error(confidence: Tensor, right: Tensor) -> float:
 def agreement_rate(votes: Votes) -> float:
     """Share of U on which A and B name the same class; images not scored count as differing."""
     valid = (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
+    # Label 0 stands in for an image that was not scored: two of them would look like agreement.
     return ((votes.labels[0] == votes.labels[1]) & valid).double().mean().item()
 
 
@@ -107,6 +113,7 @@ def describe_pool(
     known = (true_labels >= 0) & (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
     if not known.any():
         return None
+    # torch neither counts nor indexes with uint16.
     labels, truth = votes.labels.to(torch.int64)[:, known], true_labels[known]
     tenth = _tenth_of_confidence(votes.uncertainty[:, known])
     agree = labels[0] == labels[1]
@@ -127,7 +134,7 @@ def _tenth_of_confidence(uncertainty: Tensor) -> Tensor:
     return (
         (decode_confidence(uncertainty) * NUM_CONFIDENCE_BINS)
         .long()
-        .clamp(0, NUM_CONFIDENCE_BINS - 1)
+        .clamp(0, NUM_CONFIDENCE_BINS - 1)  # a confidence of 1 is in the last tenth
     )
 
 

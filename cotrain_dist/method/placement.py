@@ -48,6 +48,7 @@ def place(
     """
     world = sorted(row.global_rank for row in rows)
     if len(world) == 1:
+        # A lone process trains both models, but a rank that is not there is still a mistake.
         _check_ranks_a(ranks_a, world)
         return Placement((world[0],), (world[0],))
     if ranks_a is not None:
@@ -55,6 +56,7 @@ def place(
         return Placement(
             tuple(sorted(ranks_a)), tuple(rank for rank in world if rank not in ranks_a)
         )
+    # All ranks compute this from the same gathered rows, so nothing needs to be agreed on.
     by_node = _in_node_order(rows)
     larger, smaller = spread(len(by_node), 2)
     num_a = larger if cost_a >= cost_b else smaller
@@ -64,6 +66,7 @@ def place(
 
 def _in_node_order(rows: Sequence[RankRow]) -> list[int]:
     ordered = sorted(rows, key=lambda row: row.global_rank)
+    # Some launchers deal ranks to the nodes in turn (0 and 2 here, 1 and 3 there).
     nodes = list(dict.fromkeys(row.node for row in ordered))
     return [row.global_rank for node in nodes for row in ordered if row.node == node]
 
@@ -117,6 +120,7 @@ def chunks_of_rank(
     """
     starts = range(0, num_items, batch_size)
     sizes = spread(len(starts), num_ranks)
+    # With more ranks than chunks some get none: they bring no rows, but call each collective.
     first = sum(sizes[:role_rank])
     mine = starts[first : first + sizes[role_rank]]
     return [(start, min(start + batch_size, num_items)) for start in mine]

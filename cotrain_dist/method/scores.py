@@ -21,6 +21,8 @@ def encode_uncertainty(confidence: Tensor) -> Tensor:
     there float16 of 1 - c keeps 14,337 distinct values where float16 of c keeps 1,030. NaN becomes
     INVALID_UNCERTAINTY.
     """
+    # Rounding in a softmax may give a confidence above 1. Never below 0, then: with its sign bit, a
+    # float16 would be a negative code, surer than all others.
     uncertainty = (1.0 - confidence.double()).clamp_min(0.0).to(torch.float16).view(torch.int16)
     return torch.where(confidence.isfinite(), uncertainty, INVALID_UNCERTAINTY).to(torch.int16)
 
@@ -32,6 +34,8 @@ def decode_confidence(uncertainty: Tensor) -> Tensor:
 
 def threshold_code(threshold: float) -> int:
     """The code that a vote's uncertainty is compared with, for a threshold τ on confidence."""
+    # Rounded in the same way as the votes: compared in full precision, a confidence that equals τ
+    # could turn out sure or unsure.
     return int(encode_uncertainty(torch.tensor(threshold, dtype=torch.float64)))
 
 
@@ -41,6 +45,7 @@ def vote(logits: Tensor) -> Votes:
     Softmax runs in float64, so that 1 - c is exact where c is close to 1. Of equal classes the
     first wins. A row with a value that is not finite gets label 0 and INVALID_UNCERTAINTY.
     """
+    # What max() gives for a row with NaN would be a label like any other: set it apart before.
     finite = logits.isfinite().all(dim=1)
     probs = torch.where(finite[:, None], logits, 0.0).double().softmax(dim=1)
     confidence, labels = probs.max(dim=1)

@@ -38,8 +38,12 @@ def select_disagreement(votes: Votes, *, threshold: float) -> Selection:
     """
     cut = threshold_code(threshold)
     valid = (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
+    # Measured on Caltech-101 at 64 pixels: of the images with a confidence above 0.9, 45 % are
+    # labeled right where the models differ and 94 % where they agree (docs/results.md). R has the
+    # former.
     differ = (votes.labels[A] != votes.labels[B]) & valid
     sure, unsure = votes.uncertainty < cut, votes.uncertainty > cut
+    # No image is in both: A would have to be sure and unsure.
     return Selection(a=differ & sure[A] & unsure[B], b=differ & sure[B] & unsure[A])
 
 
@@ -52,6 +56,8 @@ def label_selected(selection: Selection, votes: Votes, pool_ids: Tensor) -> Exch
     """R_A labeled by A's votes and R_B labeled by B's. pool_ids: [N] int64, ascending."""
     selected = []
     for role, mask in ((Role.A, selection.a), (Role.B, selection.b)):
+        # A mask keeps the order of U, so the ids ascend in every world; the keyed order of
+        # an epoch is one of rows.
         labels = votes.labels[role.index].to(torch.int64)[mask]
         selected.append(PseudoLabeled(sample_ids=pool_ids[mask], labels=labels))
     return Exchange(*selected)

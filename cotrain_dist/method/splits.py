@@ -48,6 +48,7 @@ def draw_splits(
     and T never moves. A fraction of 0 needs no image; pool_needed says whether U does, or is filled
     from elsewhere. Raises UserError naming the classes that cannot fill every split.
     """
+    # Drawn by class: a draw over all images could leave small classes out of a split.
     splits = torch.full_like(class_ids, Split.U)
     too_small = []
     for class_id, name in enumerate(class_names):
@@ -57,6 +58,8 @@ def draw_splits(
             too_small.append(f"{name} ({len(members)} images)")
             continue
         num_test, num_validation, num_labeled = counts
+        # The name and not the id: a class that is added moves no image of the others. "groups" is
+        # what splits were called in version 0.1; another word would draw other splits.
         order = torch.randperm(len(members), generator=keyed_generator(seed, "groups", name))
         members = members[order]
         back = members.flip(0)
@@ -88,6 +91,7 @@ def labeled_limits(class_sizes: Sequence[int], fractions: Fractions) -> tuple[fl
     ]
     # Rounding may fill the splits of small classes although the fractions take more than all.
     steps = [step / 10_000 for step in range(1, 5_000)]
+    # The bound of DataConfig: each fraction that is tried must be one that `train` takes.
     steps = [fraction for fraction in steps if sum(fixed) + 2 * fraction < 1.0 - 1e-9]
     possible = [
         fraction
@@ -113,6 +117,7 @@ def _class_counts(
         for fraction in (fractions.test, fractions.validation, fractions.labeled)
     )
     num_pool = num_images - num_test - num_validation - 2 * num_labeled
+    # What is given as 0 needs no image: V is optional, and T may come from data.test.
     needed = [num_labeled]
     needed += [num_test] if fractions.test else []
     needed += [num_validation] if fractions.validation else []

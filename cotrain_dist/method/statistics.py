@@ -28,6 +28,8 @@ def paired_interval(differences: Sequence[float]) -> Interval:
     >>> interval.mean, round(interval.low, 3), round(interval.high, 3)
     (2.0, -0.484, 4.484)
     """
+    # Paired: arms of a seed share its splits and first weights, whose scatter cancels in a
+    # difference.
     num_seeds = len(differences)
     center = mean(differences)
     if num_seeds == 1:

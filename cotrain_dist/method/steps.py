@@ -17,6 +17,7 @@ def spread(num_items: int, num_parts: int) -> list[int]:
     >>> spread(7, 3)
     [3, 2, 2]
     """
+    # Every cut in this package is made here: chunks, steps, ranks and micro-batches.
     size, larger = divmod(num_items, num_parts)
     return [size + (part < larger) for part in range(num_parts)]
 
@@ -32,12 +33,14 @@ def smallest_part(num_samples: int, batch_size: int, num_ranks: int, num_micro: 
     >>> smallest_part(65, 64, num_ranks=2, num_micro=1)
     16
     """
+    # spread() puts the smaller parts last; of each cut, the smallest part is the quotient.
     smallest_step = spread(num_samples, num_steps_of(num_samples, batch_size))[-1]
     return smallest_step // num_ranks // num_micro
 
 
 def order_samples(num_samples: int, *key: int | str) -> Tensor:
     """Keyed permutation of an epoch's samples, [N] int64."""
+    # By the key alone: what was drawn before, by whom and in which world changes no place in it.
     return torch.randperm(num_samples, generator=keyed_generator(*key))
 
 

@@ -42,4 +42,5 @@ class Grid:
 
 
 def _escape(cell: str) -> str:
+    # Names of classes are cells, and a bar in one would shift the rest of its row.
     return cell.replace("|", "\\|")

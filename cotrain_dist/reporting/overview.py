@@ -30,6 +30,7 @@ def summaries_below(folder: Path) -> list[RunSummary]:
     for file in sorted(folder.rglob("run.json")):
         try:
             summaries.append(_summarize(file.parent))
+        # One damaged run must not hide the others.
         except (OSError, ValueError, LookupError, TypeError):
             summaries.append(RunSummary(file.parent, "unreadable", 0, "-", 0.0))
     return summaries
@@ -57,15 +58,15 @@ def _best(records: list[CotrainRecord]) -> str:
     if not records:
         return "-"
     name = "T" if records[-1].validation is None else "V"
-    top1, role, epoch = max(
-        (record.chosen_on[role].top1, role, record.epoch)
-        for record in records
-        for role in ROLE_NAMES
-    )
-    return f"{100 * top1:.1f} % on {name} ({role.upper()}, epoch {epoch})"
+    candidates = [(record, role) for record in records for role in ROLE_NAMES]
+    # Of equals the earlier epoch, and A before B, as models/best is chosen.
+    record, role = max(candidates, key=lambda pair: pair[0].chosen_on[pair[1]].top1)
+    top1 = record.chosen_on[role].top1
+    return f"{100 * top1:.1f} % on {name} ({role.upper()}, epoch {record.epoch})"
 
 
 def _seconds(step_one: list[PretrainRecord], step_two: list[CotrainRecord]) -> float:
+    # On ranks of their own both models pre-train at one time, so the slower one counts.
     by_role: dict[str, float] = {}
     for record in step_one:
         spent = sum(record.seconds.values())

@@ -65,6 +65,7 @@ def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: Sequenc
     for heading in ("class", "images", *TITLES.values()):
         table.add_column(heading, justify="left" if heading == "class" else "right")
     counts = torch.bincount(targets, minlength=len(class_names))
+    # Classes without images are NaN and sort last; they have no line.
     for class_id in recall["ensemble"].argsort(stable=True).tolist():
         if counts[class_id]:
             fractions = [f"{100 * recall[name][class_id].item():.1f}" for name in TITLES]

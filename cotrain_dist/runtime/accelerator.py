@@ -92,6 +92,12 @@ class Runtime:
         return self.global_rank == 0
 
     @property
+    def is_first_on_node(self) -> bool:
+        """Whether this process does what a node needs once."""
+        node = self.rows[self.global_rank].node
+        return self.global_rank == min(row.global_rank for row in self.rows if row.node == node)
+
+    @property
     def roles_here(self) -> tuple[Role, ...]:
         """The roles this process holds: both in a world of one, else one."""
         return self.placement.roles_of(self.global_rank)
@@ -101,6 +107,7 @@ class Runtime:
 
         Accelerate's own DDP would span the whole world and make one model of A and B.
         """
+        # evaluation_mode is the public way to device and precision without DDP.
         prepared: nn.Module = self.accelerator.prepare_model(model, evaluation_mode=True)
         return prepared
 
@@ -125,11 +132,15 @@ class Runtime:
 
     def close(self) -> None:
         """Collective over all ranks: end in order. The second barrier keeps the store alive."""
-        barrier(self.control)
-        if self.heartbeat is not None:
-            self.heartbeat.stop()
+        try:
             barrier(self.control)
-        _forget_world()
+            if self.heartbeat is not None:
+                self.heartbeat.stop()
+                barrier(self.control)
+        finally:  # a peer that dies at the very end must leave no thread here
+            if self.heartbeat is not None:
+                self.heartbeat.stop()
+            _forget_world()
 
     def abandon(self, why: str) -> None:
         """End without the others, and tell them: no thread, group or waiting peer is left."""
@@ -166,13 +177,14 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
     try:
         with ends_after(limit, message):
             rt = _join(config, environ, cost_a, cost_b)
+    # Ctrl-C included: in a notebook, half a world must not stand in the way of the next start.
     except BaseException as error:
         _forget_world()
         if isinstance(error, RuntimeError) and "WORLD_SIZE" in environ:
             why = str(error).splitlines()[0]
             raise PeerLostError(
-                f"{rank}: the process groups could not be made ({why}); a rank or its launcher "
-                "has ended"
+                f"{rank}: the process groups could not be made ({why}); where other ranks say "
+                "nothing of their own, a rank or its launcher has ended"
             ) from error
         raise
     del store
@@ -196,14 +208,18 @@ def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float)
     """Collective over all ranks: the groups, and the heartbeat that watches over them."""
     on_cpu = use_cpu(config.device, environ, torch.cuda.device_count())
     limit = timedelta(seconds=config.distributed.timeout_seconds)
+    # Set in both directions: a notebook may have trained with another setting before.
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision_of(config.precision, on_cpu, environ),
+        # A loader that Accelerate prepares would broadcast its generator over the world in each
+        # epoch: roles of different lengths would hang.
         rng_types=[],
         log_with=None if config.tracking == "none" else config.tracking,
         project_dir=config.output_dir,
+        # Else 30 minutes with gloo and 10 with NCCL, whatever the settings say.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
     check_world(environ, accelerator.num_processes)
@@ -211,6 +227,7 @@ def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float)
     here = RankRow(control.index, socket.gethostname(), _device_name(accelerator))
     rows = [RankRow(**row) for row in all_gather_json(asdict(here), control)]
     check_devices(rows)
+    # Every rank has the same rows and finds the same placement by itself.
     placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
     role_groups = _role_groups(placement, control, limit, backend="gloo")
     # NCCL takes no CPU tensors, gloo is slow on GPUs: on GPUs a role has a group of each.
@@ -252,6 +269,8 @@ def _control_group(accelerator: Accelerator, config: Config) -> RankGroup:
         return RankGroup("control", ranks, 0)
     # The roles may differ by hours in an epoch, so this limit is long; the heartbeat is short.
     limit = timedelta(seconds=config.distributed.wait_for_peer_seconds)
+    # gloo on GPUs as well: torch wants one order of collectives over several NCCL groups, and what
+    # crosses between the roles is bytes on the CPU.
     handle = _new_group(ranks, "gloo", limit, "control")
     return RankGroup("control", ranks, accelerator.process_index, handle)
 
@@ -290,6 +309,7 @@ def _start_heartbeat(
         for row in rows
     ]
     heartbeat = Heartbeat(control.index, labels, config.distributed.lost_after_seconds)
+    # A look at the counters waits for those that are missing, so every rank must have beaten once.
     barrier(control)
     heartbeat.start()
     return heartbeat
@@ -299,6 +319,7 @@ def describe_environment(rt: Runtime) -> dict[str, object]:
     """Versions, machines and ranks: what environment.json holds."""
     return {
         "cotrain_dist": __version__,
+        # The version alone would not tell a changed checkout.
         "source": source_digest(),
         "python": platform.python_version(),
         **_versions(),

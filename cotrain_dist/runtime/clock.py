@@ -23,6 +23,7 @@ class Clock:
             yield
         finally:
             elapsed = time.perf_counter() - start
+            # A phase may come several times in an epoch: T and V are measured one after the other.
             self._seconds[phase] = self._seconds.get(phase, 0.0) + elapsed
 
     def take(self) -> dict[str, float]:
@@ -36,5 +37,6 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most that this process has held so far: of the GPU's memory, or of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # getrusage counts bytes on macOS and kibibytes on Linux.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

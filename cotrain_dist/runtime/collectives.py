@@ -48,9 +48,11 @@ def all_gather_bytes(payload: bytes, group: RankGroup) -> list[bytes]:
     """
     if group.handle is None:
         return [payload]
+    # torch's all_gather wants one size from all ranks.
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in group.ranks]
     dist.all_gather(lengths, torch.tensor([len(payload)]), group=group.handle)
     longest = max(int(length) for length in lengths)
+    # All ranks see the same lengths, so all of them leave here, or none.
     if longest == 0:
         return [b""] * group.size
     padded = torch.zeros(longest, dtype=torch.uint8)
@@ -87,6 +89,7 @@ def broadcast_bytes(payload: bytes | None, group: RankGroup) -> bytes:
     if group.handle is None:
         return payload or b""
     length = torch.tensor([len(payload or b"")])
+    # `src` is a global rank, also in a group that does not hold rank 0.
     dist.broadcast(length, src=group.ranks[0], group=group.handle)
     if not int(length):
         return b""
@@ -113,6 +116,7 @@ def require_equal(payload: bytes, what: str, group: RankGroup) -> None:
 
     Only a digest travels.
     """
+    # Gathered and not compared with a broadcast one: all ranks have to raise, the equal ones too.
     digests = all_gather_bytes(hashlib.sha256(payload).digest(), group)
     strangers = [
         rank for rank, digest in zip(group.ranks, digests, strict=True) if digest != digests[0]
@@ -127,6 +131,7 @@ def require_equal(payload: bytes, what: str, group: RankGroup) -> None:
 def _to_tensor(payload: bytes) -> Tensor:
     if not payload:
         return torch.empty(0, dtype=torch.uint8)  # frombuffer refuses an empty buffer
+    # A copy: frombuffer shares its memory, and that of `bytes` must not be written to.
     return torch.frombuffer(bytearray(payload), dtype=torch.uint8)
 
 
@@ -139,10 +144,12 @@ def together(action: Callable[[], T], group: RankGroup) -> T:
     result: T | None = None
     try:
         result = action()
+    # Other errors end this rank, and the heartbeat tells the others why.
     except UserError as error:
         own = error
     text = None if own is None else f"on {socket.gethostname()}: {own}"
     texts = all_gather_json(text, group)
+    # The first one counts: whatever log a user reads, it tells of the same mistake.
     failed = [index for index, text in enumerate(texts) if text is not None]
     if not failed:
         return cast(T, result)

@@ -35,6 +35,7 @@ class Heartbeat:
     def __init__(self, global_rank: int, labels: Sequence[str], lost_after_seconds: float) -> None:
         self._rank, self._labels = global_rank, list(labels)
         self._lost_after = lost_after_seconds
+        # Several beats within the limit, so that one late beat makes nobody lost.
         self._interval = min(lost_after_seconds / 5, 5.0)
         self._stopped = threading.Event()
         self._beats = 0
@@ -46,6 +47,7 @@ class Heartbeat:
             wait_for_workers=False,
             timeout=timedelta(seconds=lost_after_seconds),
         )
+        # At once: the others ask for this key when they first look, and would wait for it.
         self._beat()
         self._last_answer = time.monotonic()
         self._threads = [
@@ -63,6 +65,7 @@ class Heartbeat:
         """End the threads."""
         self._stopped.set()
         for thread in self._threads:
+            # With a limit: over a dead link, a call to the store never returns.
             thread.join(timeout=self._lost_after)
 
     def leave(self, why: str) -> None:
@@ -73,6 +76,7 @@ class Heartbeat:
         """
         self.stop()
         try:
+            # In place of the counter, and after the threads have ended: a beat would write over it.
             self._store.set(self._key(self._rank), LEFT + why)
             if self._rank == 0:
                 others = [self._key(rank) for rank in range(1, len(self._labels))]
@@ -110,6 +114,8 @@ class Heartbeat:
             for rank, value in enumerate(values):
                 if value.startswith(LEFT.encode()):
                     self._hear(rank, value.decode().removeprefix(LEFT))
+                # That a counter has changed is noted by this rank's clock; those of two nodes may
+                # differ.
                 elif value != last_values[rank]:
                     last_values[rank], last_seen[rank] = value, now
                 elif now - last_seen[rank] > self._lost_after and not self._stopped.is_set():
@@ -134,5 +140,7 @@ class Heartbeat:
         )
         logger.error(message)
         print(message, file=sys.stderr, flush=True)
-        logging.shutdown()
+        logging.shutdown()  # os._exit flushes nothing
+        # sys.exit would end this thread alone, and the main thread may sit in a collective for
+        # ever.
         os._exit(EXIT_PEER_LOST)

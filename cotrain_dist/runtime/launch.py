@@ -18,6 +18,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
     if "WORLD_SIZE" in environ:
         _check_rendezvous(environ)
         return
+    # With --cpu, accelerate launch starts one process on each machine and tells it of no world.
     if _is_true(environ.get("ACCELERATE_USE_CPU", "")) and "MASTER_ADDR" in environ:
         raise UserError(
             "accelerate launch --cpu",
@@ -25,6 +26,7 @@ def check_environment(environ: Mapping[str, str]) -> None:
             "the launcher started one process of several, and each would train alone",
             MULTI_GPU_HINT,
         )
+    # srun and mpirun without a launcher: N processes, each of which would train both models.
     for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
         num_tasks = environ.get(name, "1")
         if num_tasks.isdigit() and int(num_tasks) > 1:
@@ -51,6 +53,7 @@ def _check_rendezvous(environ: Mapping[str, str]) -> None:
 
 def check_world(environ: Mapping[str, str], num_ranks: int) -> None:
     """Raise UserError where Accelerate sees another world than the launcher promised."""
+    # On a CPU, an Accelerator that was built before without cpu=True makes N worlds of one.
     promised = environ.get("WORLD_SIZE", "1")
     if promised != str(num_ranks):
         raise UserError(
@@ -68,6 +71,7 @@ def use_cpu(device: str, environ: Mapping[str, str], num_gpus: int) -> bool:
     a node starts more processes than it has GPUs.
     """
     launcher_cpu = _is_true(environ.get("ACCELERATE_USE_CPU", ""))
+    # `auto` gives way to the launcher; `cuda` does not, and is refused below.
     if device == "cpu" or (device == "auto" and (launcher_cpu or num_gpus == 0)):
         return True
     if num_gpus == 0 or launcher_cpu:
@@ -93,6 +97,7 @@ def mixed_precision_of(precision: str, on_cpu: bool, environ: Mapping[str, str])
 
     Raises UserError where the two contradict each other, or the device cannot do it.
     """
+    # accelerate launch always sets it, `no` unless told otherwise; torchrun does not.
     launcher = environ.get("ACCELERATE_MIXED_PRECISION")
     wanted = {"auto": launcher or "no", "fp32": "no"}.get(precision, precision)
     if launcher is not None and launcher != wanted:

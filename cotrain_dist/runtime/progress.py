@@ -45,6 +45,8 @@ class Reporter:
         logger.info(line)
         if self._console is not None and shown:
             # Whole lines: a log file of a batch job is no 80-column terminal.
+            # No markup: paths and class names may hold square brackets, which rich would take for
+            # tags.
             self._console.print(line, markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:

@@ -34,11 +34,13 @@ def call_the_roll(environ: Mapping[str, str], facts: Facts, limit_seconds: float
     brings other facts than rank 0; UserError where rank 0's store cannot be reached.
     """
     num_ranks = int(environ.get("WORLD_SIZE", "1"))
+    # A lone process has no launcher, so there may be no address to ask at.
     if num_ranks == 1:
         return None
     own_rank = int(environ["RANK"])
     limit = timedelta(seconds=limit_seconds)
     # Over a link that dies just now, the store's own limit waits for ever.
+    # Twice the limit: opening the store and waiting for the others may take it each.
     with ends_after(2 * limit_seconds + GRACE_SECONDS, _no_answer(environ, facts)):
         try:
             store = _open_store(environ, facts, limit)
@@ -68,6 +70,7 @@ def _read_roll(
     with contextlib.suppress(dist.DistStoreError):  # whoever is missing is named later
         store.wait(keys, limit)
     present = [rank for rank, key in enumerate(keys) if store.check([key])]
+    # Only those that are there: get() would wait for the others.
     return {rank: json.loads(store.get(keys[rank])) for rank in present}
 
 
@@ -80,7 +83,9 @@ def _open_store(environ: Mapping[str, str], facts: Facts, limit: timedelta) -> A
             int(environ["MASTER_PORT"]),
             is_master=environ["RANK"] == "0" and not has_launcher,
             timeout=limit,
+            # Else building the store waits for all ranks, and names none that is missing.
             wait_for_workers=False,
+            # torch opens a store at this port right after, and shares the server that stands there.
             multi_tenant=True,
         )
     except (dist.DistError, RuntimeError, ValueError) as error:

@@ -15,6 +15,8 @@ from cotrain_dist.errors import EXIT_PEER_LOST, EXIT_STOPPED
 
 logger = logging.getLogger(__name__)
 
+# SIGTERM comes from launchers and schedulers, SIGUSR1 from SLURM two minutes before a time limit
+# (launch/slurm/train.sbatch).
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -26,6 +28,7 @@ def end_on_signal() -> None:
     and ends the process. What was committed is whole at any moment, so nothing waits.
     """
     hearing, telling = os.pipe()
+    # set_wakeup_fd refuses an end that may block.
     os.set_blocking(telling, False)
     signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
     for number in SIGNALS:
@@ -44,7 +47,7 @@ def _listen(hearing: int) -> None:
     )
     logger.error(message)
     print(message, file=sys.stderr, flush=True)
-    logging.shutdown()
+    logging.shutdown()  # os._exit flushes nothing
     os._exit(EXIT_STOPPED)
 
 

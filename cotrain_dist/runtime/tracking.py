@@ -46,6 +46,7 @@ def track_record(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
     numbers = {
         f"{prefix}/{key.replace('.', '/')}": value
         for key, value in flatten(dict(record)).items()
+        # Histograms, and figures that were not measured, are no points of a curve.
         if isinstance(value, int | float) and key != "epoch"
     }
     accelerator.log(numbers, step=int(record["epoch"]))

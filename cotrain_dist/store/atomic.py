@@ -31,6 +31,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     try:
         write_flushed(beside, content)
         beside.rename(path)
+    # Ctrl-C included: what was begun would stay beside the file for good.
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -62,11 +63,14 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     beside.mkdir(parents=True)
     try:
         yield beside
+        # rename() replaces no folder that holds files. A kill right here leaves neither; for
+        # models, a resume writes them again, as they are saved before their epoch is committed.
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
+    # The new name is an entry of the folder above.
     flush_folder(folder.parent)
 
 

@@ -61,12 +61,16 @@ def _write_commit(
     if group.index == 0:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
+    # Else a rank might write into a folder that is not there yet, or is about to be cleared.
     barrier(group)
     for name, values in tensors.items():
+        # safetensors refuses what is not contiguous, as weights in channels-last layout are. And
+        # bytes, not save_file(): what a manifest names has to be flushed to the disk first.
         contiguous = {key: value.detach().cpu().contiguous() for key, value in values.items()}
         atomic.write_flushed(beside / f"{name}.safetensors", safetensors.torch.save(contiguous))
     barrier(group)
     if group.index == 0:
+        # After the barrier: the manifest lists the files of all ranks, and they must be complete.
         atomic.write_flushed(beside / STATE, json.dumps(state, indent=1).encode())
         files = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
         manifest = {"format": FORMAT, "files": files}
@@ -107,6 +111,7 @@ def commits_in(folder: Path) -> list[Path]:
     """The whole commits of a folder: those of pre-training, then those of Step 2, by epoch."""
     if not folder.is_dir():
         return []
+    # `.tmp`: a kill has cut that commit short.
     whole = [path for path in folder.iterdir() if path.suffix != ".tmp" and path.is_dir()]
     return sorted(whole, key=lambda path: (path.name.startswith("cotrain"), path.name))
 
@@ -119,12 +124,14 @@ def keep_last(folder: Path, num_kept: int) -> None:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
+    # In blocks: a file of weights need not fit into memory a second time.
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as named tensors and JSON values."""
+    # Taken apart, since a pickled file may execute code when it is read.
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -133,7 +140,7 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
             if isinstance(value, Tensor):
                 tensors[f"{index}.{name}"] = value
             else:
-                values.setdefault(str(index), {})[name] = value
+                values.setdefault(str(index), {})[name] = value  # keys of JSON are text
     return tensors, {"values": values, "param_groups": state["param_groups"]}
 
 

@@ -19,6 +19,8 @@ class History:
         """Write one line through to the disk."""
         with atomic.naming(self._path), self._path.open("a") as file:
             file.write(json.dumps(record.to_json()) + "\n")
+            # Before the commit that counts this line: a history that is shorter than its commit is
+            # refused.
             file.flush()
             os.fsync(file.fileno())
 

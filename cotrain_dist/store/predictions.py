@@ -52,6 +52,7 @@ class _ParquetWriter:
     """One row group per block."""
 
     def __init__(self, path: Path) -> None:
+        # Stated and not inferred: a block without images must have the schema of the others.
         types = {str: pa.string(), float: pa.float64()}
         self._schema = pa.schema([(f.name, types[f.type]) for f in fields(Prediction)])  # type: ignore[index]
         self._writer = pq.ParquetWriter(path, self._schema)

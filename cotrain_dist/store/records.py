@@ -92,6 +92,7 @@ class RoleRecord:
     """None before the first epoch."""
 
 
+# The keys are documented, and other tools read them: a field may be renamed, its key may not.
 _KEYS_OF_ROLE = {
     "teacher": "teacher_of_{}",
     "num_selected": "num_selected_{}",
@@ -157,6 +158,7 @@ class CotrainRecord:
         roles = {}
         for model in ROLE_NAMES:
             own = {name: rest.pop(key.format(model)) for name, key in _KEYS_OF_ROLE.items()}
+            # Epoch 0 has trained nothing, so its line has no such key.
             fit = rest.pop(f"fit_{model}", None)
             roles[model] = RoleRecord(**own, fit=None if fit is None else Fit(**fit))
         validation = rest.pop("validation", None)

@@ -41,6 +41,7 @@ def make_output_dir(path: Path) -> None:
 
 def _is_unfinished(name: str) -> bool:
     """Whether a file stems from a run that was killed while its directory was being made."""
+    # Files are written beside their place first (store/atomic.py), and a kill may leave such a one.
     is_beside = name.endswith(".tmp") and name.startswith((*UNFINISHED, "run.json"))
     return name in UNFINISHED or is_beside
 
@@ -55,6 +56,7 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.models = path / "models"
         self.history = History(path / "history.jsonl")
+        # The system gives the lock back when its process dies, so a kill leaves no run locked.
         self._lock = FileLock(path / "lock")
 
     @property
@@ -81,9 +83,12 @@ class RunDirectory:
                 f"go on with it (train --resume {self.path}), name another directory, or delete it",
             )
         make_output_dir(self.path)
+        # Before anything is written: of two starts at one time, the later one changes nothing.
         self._lock_it()
         atomic.write_text(self.config, config_yaml)
         atomic.write_bytes(self.splits, splits)
+        # Not keyed by the seed: of two runs with equal settings, none takes the commits of the
+        # other.
         self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
 
     def _is_free(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cotrain_dist.config import Config
+from cotrain_dist.config import Config, ModelConfig, resolve_role
 
 START = "start"
 """The part that pre-trains A and B once for all conditions of a seed."""
@@ -35,6 +35,7 @@ class Arm:
 
 _OWN, _SHARED = "labels own", "labels shared"
 
+# In an order in which they can run: an arm stands behind the one whose steps it takes.
 ARMS = (
     Arm(name="none-own", title=f"no exchange, {_OWN}", stands_for="Table 2", table="2"),
     Arm(
@@ -148,6 +149,7 @@ BY_NAME = {arm.name: arm for arm in ARMS}
 
 def in_order(names: list[str]) -> list[Arm]:
     """The named arms and those that they need, in the order in which they can run."""
+    # One level is enough: no arm follows one that follows another.
     wanted = {*names, *(BY_NAME[name].steps_of for name in names)} - {""}
     return [arm for arm in ARMS if arm.name in wanted]
 
@@ -161,6 +163,8 @@ def step_one_alone(config: Config) -> Config:
     """Each model on its own labels; what Step 2 would do is set to one value for all."""
     return replace(
         config,
+        # Step 1 uses none of these, but a part that is begun refuses other settings, and all arms
+        # share it.
         exchange="alternate",
         exchange_parity="even_own",
         labels="own",
@@ -186,14 +190,25 @@ def arm_config(arm: Arm, base: Config, seed: int, folder: Path, num_epochs: int)
         return replace(
             config,
             pretrain=replace(base.pretrain, num_epochs=0),
-            model_a=replace(base.model_a, pretrained=False, init_from=str(start / "models" / "a")),
-            model_b=replace(base.model_b, pretrained=False, init_from=str(start / "models" / "b")),
+            # The models of `start` began with published weights already, where these are asked for.
+            model_a=_begun(base, "a", start),
+            model_b=_begun(base, "b", start),
         )
     return replace(config, pretrain=replace(base.pretrain, labels="shared"))
 
 
+def _begun(base: Config, name: str, start: Path) -> ModelConfig:
+    """A model that begins with the weights of the part `start`: the same one, of the same size."""
+    own: ModelConfig = getattr(base, f"model_{name}")
+    if isinstance(own.pretrained, str):  # the folder said what else would be said nowhere
+        resolved = resolve_role(base, name)
+        own = replace(own, name=resolved.name, image_size=resolved.image_size)
+    return replace(own, pretrained=False, init_from=str(start / "models" / name))
+
+
 def with_num_epochs(config: Config, num_epochs: int) -> Config:
     """Step 1 in another number of epochs; the warm-up keeps its share of them."""
+    # Rounded down, so that the warm-up stays below the epochs, as the settings demand.
     warmup = config.pretrain.warmup_epochs * num_epochs // config.pretrain.num_epochs
     pretrain = replace(config.pretrain, num_epochs=num_epochs, warmup_epochs=warmup)
     return replace(config, pretrain=pretrain)

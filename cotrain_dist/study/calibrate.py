@@ -71,6 +71,7 @@ def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> 
     """
     folder = Path(base.output_dir)
     base = replace(base, precision=rt.precision)  # what `auto` comes to, for all trials
+    # One rank searches and the others are told, so none can come to another fraction.
     search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
     while True:
         fraction = on_lead(lambda: search.next_fraction() if search else None, rt)
@@ -118,6 +119,7 @@ class _Search:
         if len(self._trials) >= goal.max_trials:
             self._ending = "the budget of trials is spent"
             return None
+        # Nothing of a search is saved: trials that are finished lead to the same fractions again.
         fraction = next_fraction(self._trials, goal.target, *self._limits)
         while fraction is not None and self._num_labeled(round(fraction, 4)) in self._sizes:
             fraction = fraction_beside(fraction, self._trials, goal.target, *self._limits)
@@ -129,6 +131,7 @@ class _Search:
                 else "the next fraction would label as many images as one tried already"
             )
             return None
+        # As many digits as the name of its folder has: a trial that stands there must be this one.
         return round(fraction, 4)
 
     def _first_fraction(self) -> float:
@@ -144,7 +147,10 @@ class _Search:
             part = trial_config(self._base, fraction, draw, self._folder).output_dir
             test = RunDirectory(Path(part)).history.cotrain()[-1].test
             values += [test[role].top1 for role in ROLE_NAMES]
+        # Even one draw has two models, so there is a deviation.
         self._trials.append(Trial(fraction, mean(values), stdev(values), len(values)))
+        # Of small classes, fractions close to each other label the same images: nothing new to
+        # measure.
         self._sizes.add(self._num_labeled(fraction))
 
     def end(self, quiet: bool) -> bool:

@@ -53,6 +53,7 @@ def save_figure(figure: Any, path: Path) -> Path:
 
     figure.savefig(path.with_suffix(".svg"), bbox_inches="tight")
     figure.savefig(path.with_suffix(".png"), dpi=DOTS_PER_INCH, bbox_inches="tight")
+    # pyplot holds every figure until it is closed.
     plt.close(figure)
     return path.with_suffix(".png")
 
@@ -106,6 +107,8 @@ def _curves_beside_paper(number: str, outcomes: Outcomes, setting: str) -> Any:
 
 def _line(panel: Any, curves: Sequence[Sequence[float]], first: int, color: str, name: str) -> None:
     """The mean over seeds, and a band of one standard deviation."""
+    # Arms at equal steps may have other numbers of epochs in other seeds: the mean ends with the
+    # shortest.
     columns = list(zip(*curves, strict=False))
     epochs = list(range(first, first + len(columns)))
     middle = [mean(column) for column in columns]

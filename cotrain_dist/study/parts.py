@@ -45,6 +45,7 @@ def open_study(base: Config, folder: Path) -> None:
     make_output_dir(folder)
     settings = folder / SETTINGS_FILE
     with claim(settings, base):  # tasks of an array begin at one time
+        # The first task decides; the others compare themselves with it below.
         if not settings.exists():
             atomic.write_text(settings, config_to_yaml(base))
     for key, value, before in _changed(base, settings):
@@ -91,6 +92,7 @@ def _is_study(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     names = {entry.name for entry in folder.iterdir()}
+    # The lock alone is a study that another task is just making.
     return not names or bool(names & {SETTINGS_FILE, f"{SETTINGS_FILE}.lock"})
 
 
@@ -117,6 +119,7 @@ def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
     Another process that works on the part is waited for.
     """
     run = RunDirectory(Path(config.output_dir))
+    # One rank for all: ranks that each took the lock would wait for each other.
     held = together(lambda: claim(run.path, config) if rt.is_lead else nullcontext(), rt.control)
     with held:
         state = on_lead(lambda: _state_of(run, config), rt)
@@ -152,6 +155,7 @@ def claim(path: Path, config: Config) -> AbstractContextManager[object]:
 
 def sources_of(run: RunDirectory) -> list[str]:
     """Digests of the source that the part's attempts ran, the first one first."""
+    # By time, since names sort environment-10 before environment-2, and both before environment.
     files = sorted(run.path.glob("environment*.json"), key=lambda file: file.stat().st_mtime_ns)
     found = [json.loads(file.read_text()).get("source", "not recorded") for file in files]
     return list(dict.fromkeys(found))

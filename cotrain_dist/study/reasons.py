@@ -22,6 +22,7 @@ def right_by_epoch(arm: str, outcomes: Outcomes, setting: str) -> Grid:
     all_seeds = list(outcomes.get(arm, {}).values())
     rows = []
     for index in range(max((len(o.pool) for o in all_seeds), default=0)):
+        # Seeds may have trained different numbers of epochs.
         found = [outcome for outcome in all_seeds if index < len(outcome.pool)]
         sizes, fractions = _selected_in(found, index)
         agreed = [part for o in found for part in _parts(o, "agree", index)]
@@ -104,6 +105,8 @@ def _selected_in(
 
 
 def _weighted(fractions: Sequence[tuple[float, float]]) -> float:
+    # By size, or an R of three images would count like one of three hundred. An R of none has no
+    # fraction, so the sum below is not 0.
     return sum(size * fraction for size, fraction in fractions) / sum(size for size, _ in fractions)
 
 

@@ -5,11 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cotrain_dist.config import Config
+from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.statistics import Interval
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.store import atomic
+from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.study import figures, reasons, tables
 from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.results import Outcomes
@@ -35,6 +36,7 @@ def write_report(outcomes: Outcomes, base: Config, table: SplitTable, folder: Pa
     drawn = figures.draw_all(outcomes, setting, folder / "figures")
     pictures = [f"![{path.stem}](figures/{path.name})\n" for path in drawn]
     parts = [grid.to_markdown() for grid in (*main, *further)]
+    # Right behind the verdicts, so that none of them is read without its rule.
     parts.insert(len(main), RULE)
     text = "\n".join([f"# {setting}\n", *parts, *pictures, _sources(outcomes)])
     atomic.write_text(folder / "report.md", text)
@@ -49,6 +51,7 @@ def write_report(outcomes: Outcomes, base: Config, table: SplitTable, folder: Pa
             for arm, by_seed in outcomes.items()
         },
     }
+    # Python would write Infinity and NaN, which no other reader of JSON takes.
     text = json.dumps(results, indent=1, allow_nan=False) + "\n"
     atomic.write_text(folder / "results.json", text)
     return [*main, *further]
@@ -68,10 +71,9 @@ def _sources(outcomes: Outcomes) -> str:
 
 def setting_of(base: Config, num_classes: int) -> str:
     """Data, models and resolution in a few words, for every title."""
-    names = dict.fromkeys((base.model_a.name, base.model_b.name))
-    sizes = dict.fromkeys(
-        model.image_size or base.data.image_size for model in (base.model_a, base.model_b)
-    )
+    roles = [resolve_role(base, name) for name in ROLE_NAMES]
+    names = dict.fromkeys(role.name for role in roles)
+    sizes = dict.fromkeys(role.image_size for role in roles)
     source = base.data.name or Path(base.data.root or base.data.table or base.data.source).name
     pixels = " and ".join(map(str, sizes))
     return f"{source} at {pixels} pixels ({num_classes} classes), {' and '.join(names)}"

@@ -63,6 +63,7 @@ def reproduce(
                     build_console().print(f"{arm.name}: U has no true labels, left out")
                 continue
             run_part(_config_of(arm, base, seed, of_seed, rt), rt, quiet=quiet)
+        # After each seed: a study takes hours, and what is there can be read.
         together(lambda: report_on(base, quiet=quiet) if rt.is_lead else None, rt.control)
 
 
@@ -131,6 +132,7 @@ def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> 
     )
     num_epochs = base.cotrain.num_epochs
     if arm.steps_of:
+        # Rounded up, so that the baseline never has fewer steps than what it stands beside.
         num_epochs = math.ceil(
             counts.steps / (steps_shared if arm.labels == "shared" else steps_own)
         )
@@ -139,6 +141,7 @@ def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> 
         return ceiling_config(config, folder, counts.num_labeled, counts.num_all)
     if arm.begins == "shared" and arm.steps_of:
         config = with_num_epochs(config, math.ceil(counts.steps_before / steps_shared))
+        # Its length is given by steps; a model that stopped early would take fewer.
         config = replace(config, pretrain=replace(config.pretrain, stop_at_train_accuracy=None))
     return config
 
@@ -149,10 +152,13 @@ def _count(arm: Arm, folder: Path) -> _Counts:
     sizes = [len(table.sample_ids(split)) for split in (Split.L_A, Split.L_B)]
     steps = 0
     if arm.steps_of:
+        # Of the model that took more: R_A and R_B differ in size, so A and B differ in steps.
         steps = max(_outcome(folder / arm.steps_of).num_steps.values())
     if arm.begins == "all":
         _write_splits_of_ceiling(table, folder / SPLITS_OF_CEILING)
     return _Counts(
+        # The smaller split has the fewer steps an epoch: its epochs bring both models to the wanted
+        # steps.
         num_own=min(sizes),
         num_labeled=sum(sizes),
         num_all=sum(sizes) + len(_pool_with_labels(table)),

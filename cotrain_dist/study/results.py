@@ -79,6 +79,7 @@ def outcome_of(history: Sequence[Record], sources: Sequence[str] = ()) -> Outcom
         },
         num_steps={role: sum(fit.num_steps for fit in _fits(records, role)) for role in ROLE_NAMES},
         seconds=sum(record.seconds for record in records),
+        # Epoch 0 comes before any exchange.
         signs=_signs(records[1:]),
         pool=[record.pool for record in records[1:]],
         right_by_class={
@@ -139,4 +140,5 @@ def gain(outcomes: Outcomes, arm: str, over: str) -> Interval | None:
     if not seeds:
         return None
     first, second = outcomes[arm], outcomes[over]
+    # The mean of both models: the better one of the two would be chosen on T.
     return paired_interval([first[s].last["models"] - second[s].last["models"] for s in seeds])

@@ -75,6 +75,7 @@ def _steps(name: str, outcomes: Outcomes) -> str:
     """Mean over seeds of both steps; a pre-trained A brings those of its start."""
     begun = found = list(outcomes[name].values())
     if name != START and BY_NAME[name].begins == "pretrained":
+        # Their own Step 1 has no steps; those of `start` are part of what they cost.
         begun = list(outcomes.get(START, {}).values())
     before = f"{mean(o.num_steps_before['a'] for o in begun):.0f}" if begun else "?"
     return f"{before} + {mean(o.num_steps['a'] for o in found):.0f}"
@@ -207,6 +208,7 @@ def readings(outcomes: Outcomes, setting: str) -> Grid:
         found = gain(outcomes, arm.name, "none-own")
         if arm.table not in ("3", "4") or found is None:
             continue
+        # Over the paper's own Table 2; its headline of 16 points counts from the 50 % before it.
         published = papers[arm.table].last - papers["2"].last
         fraction = found.mean / published
         cells = [f"{published:+.1f}", show_interval(found), str(found.num_seeds), f"{fraction:.0%}"]

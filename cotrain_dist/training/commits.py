@@ -101,6 +101,7 @@ def commit_cotrain(
             )
             for student in students
         }
+        # Here the roles meet: what the world commit names stands on the disk by now.
         merged: dict[str, str] = {}
         for part in all_gather_json(digests, rt.control):
             merged |= {role: digest for role, digest in part.items() if digest}  # the leads'
@@ -112,11 +113,13 @@ def commit_cotrain(
         }
         commit(checkpoints / "world" / name, tensors, world, rt.control)
         if rt.is_lead:
+            # Only now: until the world commit stands, a resume needs the commits before it.
             for part_name in ("a", "b", "world"):
                 keep_last(checkpoints / part_name, NUM_KEPT)
 
 
 def _name(phase: str, epoch: int) -> str:
+    # Padded, so that commits sort by epoch.
     return f"{phase}-{epoch:05d}"
 
 
@@ -127,6 +130,7 @@ def _header(phase: str, following: Position, table: SplitTable, ctx: RunContext)
         "attempt": ctx.store.attempt,
         "phase": phase,
         "next": asdict(following),
+        # These two may change on a resume, with a warning: bits then differ.
         "num_ranks": ctx.runtime.num_ranks,
         "precision": ctx.runtime.precision,
         "config_sha256": config_digest(ctx.config),
@@ -137,6 +141,8 @@ def _header(phase: str, following: Position, table: SplitTable, ctx: RunContext)
 def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> str:
     """Commit one role; returns the digest of its manifest (on its lead rank)."""
     tensors: dict[str, dict[str, Tensor]] = {}
+    # Of the bare model: DDP and torch.compile put prefixes before the names, which would tie a
+    # commit to a number of ranks.
     buffers = dict(student.model.named_buffers())
     tensors[f"buffers-{student.group.index}"] = buffers
     state = None
@@ -157,6 +163,8 @@ def last_cotrain_commit(store: RunDirectory) -> Path | None:
 def restore_pretrain(student: Student, images: Images, ctx: RunContext) -> PretrainState:
     """Load a role's newest pre-training commit into the student; a fresh state without one."""
     folder = ctx.store.checkpoints / student.role.value
+    # A commit of Step 2 without one of the world counts for nothing: Step 1 is where the role
+    # stands.
     commits = [path for path in commits_in(folder) if path.name.startswith("pretrain")]
     if not commits:
         return PretrainState()
@@ -172,6 +180,8 @@ def restore_cotrain(
     state = read_state(folder)
     _check_origin(state, folder, images.table, ctx)
     for role in ROLES:
+        # A role may have committed this epoch once more, in an attempt that ended before its world
+        # commit.
         manifest = ctx.store.checkpoints / role.value / folder.name / MANIFEST
         expected = state["manifests"][role.value]
         if not manifest.is_file() or file_digest(manifest) != expected:
@@ -185,6 +195,7 @@ def restore_cotrain(
         own = ctx.store.checkpoints / student.role.value / folder.name
         _restore_student(student, own, images.table, ctx)
     if ctx.runtime.is_lead:
+        # Lines come before their commit, so a killed run may have one that no commit counts.
         ctx.store.history.cut_after(state["num_history_lines"])
     return CotrainState(
         next=_position(state),
@@ -206,6 +217,7 @@ def _restore_student(
     _check_origin(state, folder, table, ctx)
     parameters = read_tensors(folder, "model")
     for name, parameter in student.model.named_parameters():
+        # In place, since DDP, the optimizer and a compiled step hold these very tensors.
         parameter.copy_(parameters[name])
     # At an epoch's end all ranks' buffers are equal, so a role with more ranks reads the first's.
     own = f"buffers-{student.group.index}"

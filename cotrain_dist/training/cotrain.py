@@ -22,7 +22,10 @@ def cotrain(students: list[Student], state: CotrainState, images: Images, ctx: R
     config, pool_ids = ctx.config, images.table.sample_ids(Split.U)
     while state.next.epoch <= config.cotrain.num_epochs:
         start, started = state.next, time.monotonic()
+        # Made anew in each epoch, as in the paper: no image stays in R because it once was.
         votes, exchanged = None, Exchange.empty()
+        # Without exchange nobody needs the pass over U, 13 of the 45 s of an epoch of
+        # EfficientNet-B0 on Caltech-101 at 64 pixels (docs/performance.md).
         if config.exchange != "none":
             votes = vote_on_pool(students, images, ctx)  # each rank its part of U; all-gathered
             exchanged = exchange_selected(votes, pool_ids, ctx)  # R_A and R_B, broadcast
@@ -36,11 +39,13 @@ def cotrain(students: list[Student], state: CotrainState, images: Images, ctx: R
             learned = training_set(labeled, taught)
             fits[student.role] = train_epoch(student, learned, "cotrain", start, images.pixels, ctx)
 
+        # The roles have trained for different times; this wait is not to count as measuring.
         ctx.runtime.wait_for_all()
         outcome = EpochOutcome(
             epoch=start.epoch,
             votes=votes,
             exchanged=exchanged,
+            # All ranks learn of both roles here; who raised alone would leave the others measuring.
             fits=require_finite(fits, start.epoch, ctx.runtime),
             measured=measure_all(students, images, ctx),
             seconds=time.monotonic() - started,

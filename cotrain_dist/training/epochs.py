@@ -63,6 +63,7 @@ def close_epoch(
     class_names = images.table.class_names
     if Split.V in outcome.measured:
         validation = outcome.measured[Split.V]
+        # Before the commit, which keeps `state.best`: the file must not be older than that.
         keep_best_on_validation(students, state, outcome.epoch, validation, class_names, ctx.store)
     pool_ids = images.table.sample_ids(Split.U)
     for role in ROLES:
@@ -97,6 +98,7 @@ def record_epoch(
 
     Moves `state.num_history_lines` on.
     """
+    # Outside of the branch below: every rank has to call what gathers.
     clocks = all_gather_json(ctx.runtime.clock.take(), ctx.runtime.control)
     memory = all_gather_json(peak_memory_bytes(ctx.runtime.device), ctx.runtime.control)
     if ctx.runtime.is_lead:
@@ -132,9 +134,11 @@ def describe_epoch(
     of_ranks: the fields that rank by rank tell of time and memory. The true labels of U are read
     here alone, to measure; nothing flows back from here.
     """
+    # Changing these labels changes no weight and no R; a test deals them out anew.
     true_labels = table.class_ids[table.sample_ids(Split.U)]
     num_selected = ever_selected.double().sum().item()
     votes = _describe_votes(outcome.votes, true_labels, len(table.class_names), config)
+    # Epoch 0 comes before any exchange, so nobody has taught, whatever the settings say.
     exchange = "none" if outcome.votes is None else config.exchange
     teachers = {
         role: teacher_of(role, outcome.epoch, exchange, config.exchange_parity) for role in ROLES
@@ -142,6 +146,7 @@ def describe_epoch(
     return CotrainRecord(
         epoch=outcome.epoch,
         **votes,
+        # U is empty where a study gives all of it to L, as its ceiling.
         never_selected_fraction=1.0 - num_selected / max(len(true_labels), 1),
         roles={
             role.value: _describe_role(role, teacher, outcome, table)
@@ -173,6 +178,7 @@ def _describe_role(
 ) -> RoleRecord:
     selected = outcome.exchanged.selected_by(role)
     num_classes = len(table.class_names)
+    # An unknown class is -1, which no pseudo-label equals: such an image counts as not right.
     is_right = selected.labels == table.class_ids[selected.sample_ids]
     return RoleRecord(
         teacher=None if teacher is None else teacher.value,

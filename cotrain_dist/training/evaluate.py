@@ -43,10 +43,9 @@ def pass_over(
     kept = [reduce(torch.empty(0, len(images.table.class_names)))]
     num_images = sum(len(batch) for batch in batches)
     with ctx.reporter.track(f"{what} {student.role.name}", num_images) as advance:
-        for pixels in images.pixels.batches(student.eval_transform, batches):
-            logits = student.model(student.to_device(pixels)).float()
-            kept.append(reduce(logits).cpu())
-            advance(len(pixels))
+        for inputs in student.inputs(batches, images.pixels):
+            kept.append(reduce(student.model(inputs).float()).cpu())
+            advance(len(inputs))
     return torch.cat(kept)
 
 
@@ -57,7 +56,9 @@ def gather_by_role(shards: dict[Role, Tensor], template: Tensor, rt: Runtime) ->
     """
     gathered = {}
     for role in ROLES:
+        # Who does not hold the role brings no rows, but the call is for all ranks.
         parts = all_gather_rows(shards.get(role, template), rt.control)
+        # Chunks are contiguous and ranks ascend, so this is the order of the images.
         gathered[role] = torch.cat([parts[rank] for rank in rt.placement.ranks_of(role)])
     return gathered
 
@@ -79,6 +80,7 @@ def gather_probs(
             student.role: pass_over(student, sample_ids, reduce, "measure", images, ctx)
             for student in students
         }
+    # The slower role is waited for here, where it counts as idle.
     ctx.runtime.wait_for_all()
     with ctx.runtime.clock.measure("evaluate"):
         template = torch.empty(0, len(images.table.class_names))
@@ -105,6 +107,7 @@ def measure_all(
 ) -> dict[Split, dict[str, Accuracy]]:
     """Collective over all ranks: both models and their mean on T and, where there is one, on V."""
     has_validation = len(images.table.sample_ids(Split.V)) > 0
+    # T steers no step and no R. Without V it chooses models/best, and a note there says so.
     splits = [Split.T, Split.V] if has_validation else [Split.T]
     return {split: measure_split(students, split, images, ctx) for split in splits}
 
@@ -115,5 +118,6 @@ def measure_role(
     """Collective over one role group: its model on labeled images, without augmentation."""
     with ctx.runtime.clock.measure("evaluate"):
         shard = pass_over(student, sample_ids, to_probs, "measure", images, ctx)
+        # Over the role group: in Step 1 the other role may be anywhere.
         probs = torch.cat(all_gather_rows(shard, student.group))
         return measure_accuracy(probs, images.table.class_ids[sample_ids])

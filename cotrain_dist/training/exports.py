@@ -36,6 +36,8 @@ def keep_best_on_validation(
     best = _better_model(epoch, validation)
     if state.best is not None and best.top1 <= state.best.top1:
         return
+    # On every rank, though one alone saves the model: all must agree on what the next one has to
+    # beat.
     state.best = best
     _save_best(students, best, {"chosen_on": "V"}, class_names, store)
 
@@ -50,6 +52,7 @@ def save_better_of_last_epoch(
 
 
 def _better_model(epoch: int, figures: Mapping[str, Accuracy]) -> BestModel:
+    # max() takes the first of equals, A: the same on every rank, as the figures are.
     role = max(ROLES, key=lambda role: figures[role.value].top1)
     return BestModel(role.value, epoch, figures[role.value].top1)
 
@@ -76,4 +79,4 @@ def _save(
     notes = {"run_id": store.run_id, "role": student.role.value} | notes
     folder = store.models / name
     folder.parent.mkdir(exist_ok=True)
-    save_model(student.model, folder, student.preprocessing, class_names, notes)
+    save_model(student.whole, folder, student.preprocessing, class_names, notes)

@@ -5,6 +5,7 @@ from cotrain_dist.store.records import CotrainRecord, PretrainRecord
 
 def pretrain_line(record: PretrainRecord, seconds: float, num_epochs: int) -> str:
     """An epoch of Step 1, which took `seconds` from its start to its commit."""
+    # Milliseconds are the smallest unit that is kept, and a tiny epoch may round to none.
     speed = record.fit.num_samples / max(record.seconds.get("train", 0.0), 1e-9)
     line = f"pretrain {record.epoch}/{num_epochs} {record.role.upper()}: "
     line += f"loss {record.fit.loss:.3f}, {speed:.0f} images/s"

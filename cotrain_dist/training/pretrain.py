@@ -27,12 +27,18 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
     while state.next.epoch <= config.num_epochs and not state.is_finished:
         epoch, started = state.next.epoch, time.monotonic()
         record = pretrain_epoch(student, labeled, state.next, images, ctx)
-        state.is_finished = epoch == config.num_epochs or _reaches(record.train_accuracy, config)
+        # A fit of the last layer is at its end at once: more epochs would repeat it.
+        state.is_finished = (
+            epoch == config.num_epochs
+            or student.frozen is not None
+            or _reaches(record.train_accuracy, config)
+        )
         state.records.append(record)
         state.next = Position(epoch + 1)
         line = pretrain_line(record, time.monotonic() - started, config.num_epochs)
         shown = record.test is not None or epoch % -(-config.num_epochs // 10) == 0
         ctx.reporter.say(line, shown=shown)
+        # After `state` has moved on: the commit holds the epoch to go on with.
         commit_pretrain(student, state, epoch, images, ctx)
 
 
@@ -43,14 +49,18 @@ def pretrain_epoch(
     config, epoch = student.config.pretrain, start.epoch
     fit = train_epoch(student, labeled, "pretrain", start, images.pixels, ctx)
     if not math.isfinite(fit.loss):
+        # By this role alone: the other one is elsewhere in Step 1 and hears of it through the
+        # heartbeat.
         raise TrainingError(
             f"pre-training epoch {epoch}: the loss of model {student.role.name} is "
             f"{fit.loss}; lower pretrain.learning_rate or set train.clip_grad_norm"
         )
     train_accuracy = test = None
-    if config.stop_at_train_accuracy is not None or epoch == config.num_epochs:
+    is_last = epoch == config.num_epochs or student.frozen is not None
+    if config.stop_at_train_accuracy is not None or is_last:
         train_accuracy = measure_role(student, labeled.sample_ids, images, ctx).top1
-    is_last = epoch == config.num_epochs or _reaches(train_accuracy, config)
+    is_last = is_last or _reaches(train_accuracy, config)
+    # T is measured for the curve alone (Table 2 of the paper): what may stop a model is its own L.
     if is_last or epoch % config.eval_every_epochs == 0:
         test = measure_role(student, images.table.sample_ids(Split.T), images, ctx)
     return PretrainRecord(

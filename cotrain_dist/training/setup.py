@@ -18,7 +18,7 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.method.placement import Placement
 from cotrain_dist.method.scores import MAX_CLASSES
 from cotrain_dist.method.splits import Split
-from cotrain_dist.models import build_model, check_names, operations_per_image
+from cotrain_dist.models import build_model, check_names, fetch_published, operations_per_image
 from cotrain_dist.runtime.accelerator import Runtime, start_runtime
 from cotrain_dist.runtime.collectives import broadcast_bytes, together
 from cotrain_dist.runtime.progress import Reporter
@@ -38,16 +38,16 @@ def start_world(config: Config) -> Runtime:
 def check_all_names(config: Config) -> None:
     """Raise UserError where timm does not know a model's or an optimizer's name."""
     for role in ROLES:
-        own = resolve_role(config, role.value)
-        check_names(role, own.model, own.train.optimizer)
+        check_names(role, resolve_role(config, role.value))
 
 
 def model_costs(config: Config) -> tuple[float, float]:
     """Operations per image of A and B; not counted where the models are the same."""
+    # Counting builds both models once more, which equal ones can be spared.
     roles = [resolve_role(config, role.value) for role in ROLES]
-    if len({(own.model.name, own.image_size) for own in roles}) == 1:
+    if len({(own.name, own.image_size) for own in roles}) == 1:
         return 1.0, 1.0
-    cost_a, cost_b = (operations_per_image(own.model, own.image_size) for own in roles)
+    cost_a, cost_b = (operations_per_image(own) for own in roles)
     return cost_a, cost_b
 
 
@@ -62,9 +62,11 @@ def prepare(
     reporter = Reporter(show=rt.is_lead and not quiet)
     if rt.is_lead and not resume:
         reporter.say("listing images and drawing splits")
+    # One rank lists and draws, and all read its bytes: a sample_id must be one image everywhere.
     content = together(lambda: _splits_on_lead(config, rt, store, resume), rt.control)
     table = parse_split_table(broadcast_bytes(content, rt.control))
     together(lambda: check_table(table, config, rt.placement), rt.control)
+    # On every rank: one node may lack the data, or hold others.
     read = together(lambda: image_reader(config.data, table.listing), rt.control)
     pixels = PixelSource(read, config.data.num_workers, pin_memory=rt.device.type == "cuda")
     return RunContext(config, rt, store, reporter), Images(table, pixels)
@@ -103,6 +105,7 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
             f"has {len(table.class_names)} classes, a vote's label has 16 bits",
             f"use at most {MAX_CLASSES} classes",
         )
+    # Whether there is a V decides what models/best is chosen on, so the settings must say the same.
     if bool(config.data.validation_fraction) != bool(len(table.sample_ids(Split.V))):
         raise UserError(
             "data.validation_fraction",
@@ -112,7 +115,24 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
         )
     for role, split in ((Role.A, Split.L_A), (Role.B, Split.L_B)):
         num_labeled = len(table.sample_ids(split))
+        if resolve_role(config, role.value).model.train == "head":
+            continue  # a fit of all rows at once has no parts
         check_parts(num_labeled, role, len(placement.ranks_of(role)), config.train)
+
+
+def fetch_models(config: Config, rt: Runtime) -> None:
+    """Collective over all ranks: what is to be downloaded is, by one process on each node.
+
+    All of them at once would download the same file, and write it over each other.
+    """
+
+    def fetch() -> None:
+        for role in ROLES:
+            own = resolve_role(config, role.value)
+            if own.model.pretrained is True and rt.is_first_on_node:
+                fetch_published(own.name, f"model_{role.value}.pretrained")
+
+    together(fetch, rt.control)
 
 
 def first_models(
@@ -125,5 +145,5 @@ def first_models(
     models = {}
     for role in roles:
         own = resolve_role(config, role.value)
-        models[role] = build_model(own.model, role, class_names, own.image_size, own.seed)
+        models[role] = build_model(own, role, class_names)
     return models

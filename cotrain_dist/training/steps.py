@@ -16,6 +16,7 @@ from cotrain_dist.method.steps import EpochPlan, plan_epoch, smallest_part
 from cotrain_dist.runtime.collectives import sum_over
 from cotrain_dist.store.records import Fit
 from cotrain_dist.training.context import RunContext
+from cotrain_dist.training.heads import fit_student
 from cotrain_dist.training.student import Student, average_buffers
 from cotrain_dist.types import Batch, Position, Role, TrainingSet
 
@@ -31,8 +32,14 @@ def train_epoch(
     """Train one epoch on a training set, from `start` on. Collective over the role group.
 
     Order, augmentation and dropout are keyed by seed, role, phase and epoch: what the other role
-    does, or did, changes no bit. The figures are those of the steps taken here.
+    does, or did, changes no bit. The figures are those of the steps taken here. With `train: head`
+    an epoch is one fit, whose steps are the iterations of its solver.
     """
+    if student.frozen is not None:
+        with ctx.runtime.clock.measure("train"):
+            return fit_student(student.frozen, student.config, learned)
+    # The number of steps follows from L and R alone, so the two roles may take different ones:
+    # nothing within an epoch waits for the other role.
     plan = plan_epoch(
         len(learned),
         batch_size=student.config.train.batch_size,
@@ -68,7 +75,11 @@ def train_steps(
     what = f"{phase} {start.epoch}: train {student.role.name}"
     with ctx.runtime.clock.measure("train"), ctx.reporter.track(what, num_samples) as advance:
         for step in steps:
+            # From the position alone: whoever enters in the middle of an epoch trains at the same
+            # rate.
             rate = student.schedule.set_rate(start.epoch - 1 + step / len(plan.steps))
+            # With the rank, else all shards of a step would drop the same units. The price: with
+            # dropout, another number of ranks is another training.
             step_key = ("dropout", *key, step, student.group.index)
             step_size = len(plan.steps[step])
             total_loss += train_step(student, batches, plan.num_micro, step_size, step_key)
@@ -125,6 +136,8 @@ def train_step(
     """
     train = student.config.train
     loss_sum = 0.0
+    # Not Accelerate's accumulate(): its one counter of steps for all models would leave A untrained
+    # in a process that holds both.
     for micro in range(num_micro):
         batch = next(batches)
         is_last = micro == num_micro - 1
@@ -132,8 +145,10 @@ def train_step(
             logits = [student.trained(view) for view in batch.views]
             loss = batch_loss(train.loss, logits, batch, label_smoothing=train.label_smoothing)
             student.scaler.scale(loss / step_size).backward()
+        # Summed by image and divided at the end of the epoch: parts of a step differ in size.
         loss_sum += loss.item()
     if train.clip_grad_norm is not None:
+        # Accelerate's own clipping would unscale the optimizers of both models.
         student.scaler.unscale_(student.optimizer)
         torch.nn.utils.clip_grad_norm_(student.model.parameters(), train.clip_grad_norm)
     student.scaler.step(student.optimizer)

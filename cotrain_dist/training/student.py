@@ -1,6 +1,7 @@
 """A student: one model with its optimizer and schedule on this rank."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cotrain_dist.config import RoleConfig
-from cotrain_dist.data.stream import Transform, train_transform
+from cotrain_dist.data.stream import PixelSource, Transform, train_transform
+from cotrain_dist.method.heads import Scaling
 from cotrain_dist.models import (
     Preprocessing,
     Schedule,
@@ -18,7 +20,18 @@ from cotrain_dist.models import (
 )
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import RankGroup, sum_over
+from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.types import Role
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A backbone that is not trained, as its last layer sees it."""
+
+    head: nn.Linear
+    features: FeatureStore
+    """Of all images of the run."""
+    scaling: Scaling
 
 
 @dataclass
@@ -28,11 +41,23 @@ class Classifier:
     role: Role
     config: RoleConfig
     model: nn.Module
-    """The bare model: predicts, is measured and saved."""
+    """The bare model: predicts and is measured; with `frozen` the last layer alone."""
+    whole: nn.Module
+    """The whole model, of which `model` is all or a part: it is saved."""
     group: RankGroup
     preprocessing: Preprocessing
     eval_transform: Transform
     device: torch.device
+    frozen: Frozen | None
+    """What the rest of the model gives, where only the last layer is trained."""
+
+    def inputs(self, batches: Sequence[Tensor], pixels: PixelSource) -> Iterator[Tensor]:
+        """What `model` takes of batches of sample_ids, without augmentation, on its device."""
+        if self.frozen is not None:
+            yield from (self.frozen.features.read(batch) for batch in batches)
+            return
+        for images in pixels.batches(self.eval_transform, batches):
+            yield self.to_device(images)
 
     @property
     def is_lead(self) -> bool:
@@ -63,18 +88,21 @@ class Student(Classifier):
 
 
 def build_classifier(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime) -> Classifier:
-    """A model on this rank's device, ready to predict."""
+    """A whole model on this rank's device, ready to predict from pixels."""
     preprocessing = preprocessing_of(model, config.image_size, config.center_crop_fraction)
     classifier = Classifier(
         role=role,
         config=config,
         model=model,
+        whole=model,
         group=rt.role_groups[role],
         preprocessing=preprocessing,
         eval_transform=preprocessing.eval_transform(),
         device=rt.device,
+        frozen=None,
     )
-    classifier.model = rt.prepare_model(model.to(memory_format=classifier.memory_format))
+    model = rt.prepare_model(model.to(memory_format=classifier.memory_format))
+    classifier.model = classifier.whole = model
     return classifier
 
 
@@ -82,6 +110,7 @@ def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime)
     """A model as the student of a role, ready for pre-training. Collective over the role group."""
     base = build_classifier(role, model, config, rt)
     augment = train_transform(config, base.preprocessing.mean, base.preprocessing.std)
+    # Of the bare model, whose tensors DDP and a compiled model share.
     optimizer = build_optimizer(base.model, config.train, config.pretrain.learning_rate)
     compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
     return Student(
@@ -94,17 +123,36 @@ def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime)
     )
 
 
+def with_head_alone(student: Student, frozen: Frozen) -> Student:
+    """The student whose last layer alone is trained, by `training/heads.py`."""
+    head = frozen.head
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.0)  # never used; commits hold its state
+    return replace(
+        student,
+        model=head,
+        trained=head,
+        frozen=frozen,
+        device=torch.device("cpu"),
+        optimizer=optimizer,
+        schedule=Schedule(optimizer, student.config.train, student.config.pretrain),
+    )
+
+
 def start_step_two(student: Student) -> None:
     """Begin Step 2 with its schedule and, unless told to keep it, a new optimizer."""
     config = student.config
+    if student.frozen is not None:
+        return
     if config.cotrain.optimizer == "fresh":
         rate = config.cotrain.learning_rate
         student.optimizer = build_optimizer(student.model, config.train, rate)
+    # A kept optimizer too gets the rates of Step 2, from the start of its warm-up.
     student.schedule = Schedule(student.optimizer, config.train, config.cotrain)
 
 
 def _wrap(model: nn.Module, handle: dist.ProcessGroup | None, device: torch.device) -> nn.Module:
     """DDP over the role group alone."""
+    # A role of one rank sums nothing, and its model is spared the buckets.
     if handle is None:
         return model
     wrapped = DistributedDataParallel(
@@ -112,9 +160,12 @@ def _wrap(model: nn.Module, handle: dist.ProcessGroup | None, device: torch.devi
         device_ids=[device.index] if device.type == "cuda" else None,
         process_group=handle,
         # Each rank keeps its own statistics within an epoch; see average_buffers.
+        # DDP's own way comes before each forward pass, so ranks would still differ after the last
+        # step. Up to torch 2.12 the option is called broadcast_buffers.
         forward_sync_buffers=False,
         # DDP otherwise lays its buckets out anew after the first step, so that a resumed run with
         # three ranks or more would sum its first gradients in another order.
+        # The price is one walk over the graph a step.
         find_unused_parameters=True,
     )
     wrapped.register_comm_hook(handle, reduce_gradients)
@@ -142,9 +193,11 @@ def average_buffers(student: Student) -> None:
     """
     if student.group.size == 1:
         return
+    # Counters of batches are whole numbers, and equal: each rank has met as many micro-batches.
     buffers = [b for b in student.model.buffers() if b.is_floating_point() and b.numel()]
     if not buffers:
         return
+    # One tensor, so one collective; on the CPU, since the group is one of gloo.
     flat = torch.cat([buffer.detach().float().flatten().cpu() for buffer in buffers])
     mean = sum_over(flat, student.group) / student.group.size
     for buffer, values in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):

@@ -20,8 +20,9 @@ from cotrain_dist.training.commits import (
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.cotrain import cotrain, start_state
 from cotrain_dist.training.exports import save_better_of_last_epoch
+from cotrain_dist.training.heads import freeze_backbone
 from cotrain_dist.training.pretrain import pretrain
-from cotrain_dist.training.setup import first_models, prepare, start_world
+from cotrain_dist.training.setup import fetch_models, first_models, prepare, start_world
 from cotrain_dist.training.student import Student, build_student, start_step_two
 
 
@@ -38,7 +39,9 @@ def train(config: Config, *, resume: bool, quiet: bool = False) -> list[Record]:
 def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) -> list[Record]:
     """`train` in a world that stands already, and stays. Collective over all ranks."""
     rt.clock.take()  # what was waited for before
+    fetch_models(config, rt)
     ctx, images = prepare(config, rt, resume=resume, quiet=quiet)
+    # Before the run directory is made: a name or a folder may be wrong.
     models = together(
         lambda: first_models(config, rt.roles_here, images.table.class_names), rt.control
     )
@@ -50,6 +53,12 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
             students = [
                 build_student(role, model, resolve_role(config, role.value), rt)
                 for role, model in models.items()
+            ]
+            students = [
+                freeze_backbone(student, images, ctx)
+                if student.config.model.train == "head"
+                else student
+                for student in students
             ]
             state = reach_step_two(students, images, ctx)
             cotrain(students, state, images, ctx)
@@ -78,8 +87,8 @@ def _introduce(ctx: RunContext, images: Images) -> None:
     )
     ctx.reporter.say(
         f"{rt.num_ranks} process(es) on {rt.device.type}: "
-        f"A ({ctx.config.model_a.name}) on rank(s) {list(rt.placement.ranks_a)}, "
-        f"B ({ctx.config.model_b.name}) on {list(rt.placement.ranks_b)}"
+        f"A ({resolve_role(ctx.config, 'a').name}) on rank(s) {list(rt.placement.ranks_a)}, "
+        f"B ({resolve_role(ctx.config, 'b').name}) on {list(rt.placement.ranks_b)}"
     )
 
 
@@ -91,6 +100,7 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
     control = ctx.runtime.control
     folder = together(lambda: last_cotrain_commit(ctx.store), control)
     if folder is not None:
+        # First, as it builds the optimizer and the schedule that the saved state belongs to.
         for student in students:
             start_step_two(student)
         return together(lambda: restore_cotrain(students, folder, images, ctx), control)
@@ -100,6 +110,7 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
         pretrain(student, state, images, ctx)
         if student.is_lead:
             own_records[student.role.value] = state.records
+    # A role may wait here for long: Step 1 has no equal length for both.
     ctx.runtime.wait_for_all()
     _record_step_one(own_records, ctx)
     for student in students:
@@ -128,10 +139,12 @@ def finish(students: list[Student], images: Images, ctx: RunContext) -> list[Rec
     """
     rt, store = ctx.runtime, ctx.store
     history = store.history.read() if rt.is_lead else []
+    # The rank that saves the better model may be one of B, and only rank 0 has the history.
     line = broadcast_json(history[-1].to_json() if history else None, rt.control)
     if not len(images.table.sample_ids(Split.V)):
         last = CotrainRecord.from_json(line)
         save_better_of_last_epoch(students, last, images.table.class_names, store)
+    # `finished` promises all models, and another rank may be writing the best one.
     rt.wait_for_all()
     if rt.is_lead:
         store.write_json("run.json", store.read_json("run.json") | {"finished": True})

@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
         )
     config = config_of_run(own.run, settings, PROG)
 
+    # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.inference.evaluate import (
         evaluate,
         labeled_images,
@@ -39,6 +40,7 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.store.predictions import check_folder
 
     if own.output:
+        # Before the passes, whose figures would otherwise be lost.
         check_folder(own.output)
     with start_runtime(config) as rt:
         ctx, table = together(lambda: open_run(config, rt), rt.control)

@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
             "give each node as many ranks as it has GPUs",
         )
     config = parse_config(settings, PROG)
+    # Imported late: torch takes seconds that a mistyped key should not cost.
     import torch
 
     from cotrain_dist.planning.plan import plan_world

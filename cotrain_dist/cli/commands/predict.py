@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     own, settings = parser.parse_with_settings(arguments)
     config = config_of_run(own.run, settings, PROG)
 
+    # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.inference.evaluate import load_classifiers, open_run
     from cotrain_dist.inference.predict import agree_on_images, predict_files
     from cotrain_dist.runtime.accelerator import start_runtime
@@ -38,6 +39,8 @@ def run(arguments: Sequence[str]) -> int:
         files = agree_on_images(own.images, rt)
         writer = together(lambda: open_writer(own.output) if rt.is_lead else None, rt.control)
         if writer is not None:
+            # After an error too: Parquet without its footer is unreadable, blocks that are whole
+            # are not.
             files_to_close.callback(writer.close)
         for predictions, broken in predict_files(classifiers, files, table, ctx):
             num_labeled += len(predictions)
@@ -45,6 +48,7 @@ def run(arguments: Sequence[str]) -> int:
             if writer is not None:
                 writer.write(predictions)
                 for path in broken:
+                    # On stderr, since stdout may be the CSV.
                     print(f"skipped: {path} cannot be read as an image", file=sys.stderr)
         if rt.is_lead:
             print(f"labeled {num_labeled} images, skipped {num_broken}", file=sys.stderr)

@@ -48,8 +48,10 @@ def run(arguments: Sequence[str]) -> int:
     config = parse_config(settings, PROG)
     _check(config, own, num_ranks_per_node)
     command = _command(config, own)
+    # A batch shell may find another Python than the one that has checked the settings.
     environ = {"COTRAIN_PYTHON": sys.executable, "COTRAIN_RANKS_PER_NODE": str(num_ranks_per_node)}
     if config.precision in {"bf16", "fp16"}:
+        # accelerate launch always names a precision, and one that is not the setting is refused.
         environ["COTRAIN_MIXED_PRECISION"] = config.precision
     shown = " ".join([*(f"{key}={value}" for key, value in environ.items()), shlex.join(command)])
     print(f"settings: {_settings_file(config)}\n{shown}")
@@ -57,6 +59,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     if shutil.which("sbatch") is None:
         raise UserError("submit", "sbatch", "is not found on this machine", "use --dry-run here")
+    # Last, so that nothing is left behind where nothing was submitted.
     _write_settings(config)
     done = subprocess.run(command, env=os.environ | environ, check=False)
     return done.returncode
@@ -90,6 +93,7 @@ def _settings_file(config: Config) -> Path:
 
 def _write_settings(config: Config) -> None:
     file, text = _settings_file(config), config_to_yaml(config)
+    # A job that waits in the queue reads this file when it starts.
     if file.exists() and file.read_text() != text:
         raise UserError(
             "output_dir", file, "was submitted with other settings", "name another output_dir"

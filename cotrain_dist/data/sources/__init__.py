@@ -32,6 +32,7 @@ def list_images(config: DataConfig) -> Listing:
             listing = hub.list_rows(config)
         case "torchvision":
             listing = torchvision_sets.list_samples(config)
+    # The source comes first: the number of a row in `hub` has to be its sample_id as well.
     further = []
     if config.unlabeled:
         further.append(files.list_unlabeled(Path(config.unlabeled)))
@@ -46,6 +47,7 @@ def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
     Files must be there with the sizes of the listing; raises UserError where they are not.
     """
     folders = files.folders_of(config)
+    # On every rank: one node may lack files that the others have.
     files.check_files(folders, listing)
     readers: dict[str, Callable[[str], Image.Image]] = {
         source: files.file_reader(source, folder) for source, folder in folders.items()

@@ -13,6 +13,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     """Pixels [1797, 8, 8] uint8 and classes [1797] int64."""
     from sklearn.datasets import load_digits  # a second of import that other sources do not need
 
+    # scikit-learn's pixels run from 0 to 16.
     digits = load_digits()
     return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target.astype(np.int64)
 

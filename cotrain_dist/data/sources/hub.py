@@ -46,6 +46,8 @@ def row_reader(config: DataConfig, listing: Listing) -> Callable[[str], Image.Im
 
     def read(path: str) -> Image.Image:
         content = _bytes_of(encoded[int(path)], path, config)
+        # Rows have no file whose size could be checked at the start, so each is checked when it is
+        # read.
         if content_of(content)[1] != listing.digests[int(path)]:
             raise changed(
                 str(config.name), f"row {path} holds another image than in splits.parquet"
@@ -97,6 +99,7 @@ def _load(name: str, split: str) -> Any:
     if not files:
         raise FileNotFoundError("the folder holds no Parquet file")
     of_split = [file for file in files if Path(file).name.startswith(split)]
+    # Taking all files for a split that is not there would mix test images into the training.
     if not of_split and any(Path(file).name.startswith(SPLITS) for file in files):
         raise FileNotFoundError(f"no Parquet file's name starts with {split}")
     return datasets.load_dataset("parquet", data_files={split: of_split or files}, split=split)
@@ -109,6 +112,7 @@ def _first_line(error: Exception) -> str:
 def _encoded(rows: Any, config: DataConfig) -> Any:
     """The rows' images as they are stored, to be decoded one by one."""
     column = config.image_column
+    # Undecoded, so that the digest is one of stored bytes and a broken image names its own row.
     return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 

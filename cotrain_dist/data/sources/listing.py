@@ -71,6 +71,7 @@ def joined(first: Listing, others: Sequence[Listing]) -> Listing:
         sources=tuple(source for part in parts for source in part.sources),
         paths=tuple(path for part in parts for path in part.paths),
         class_ids=torch.cat([part.class_ids for part in parts]),
+        # Ids of the further parts are these already: unlabeled images have none, T has been mapped.
         class_names=first.class_names,
         sizes=tuple(size for part in parts for size in part.sizes),
         digests=tuple(digest for part in parts for digest in part.digests),
@@ -98,4 +99,5 @@ def content_of(content: bytes) -> tuple[int, str]:
 
 def content_of_pixels(image: Image.Image) -> tuple[int, str]:
     """Size and digest of a decoded image, for sources that hold no file an image."""
+    # The same bytes may be two images of another mode or shape.
     return content_of(repr((image.mode, image.size)).encode() + image.tobytes())

@@ -34,6 +34,7 @@ PICKLED = ("CIFAR10", "CIFAR100")
 def list_samples(config: DataConfig) -> Listing:
     """All samples of the split, downloaded where they are missing."""
     samples = _open(config)
+    # DTD and Food101 have no public name for their labels.
     labels = samples.targets if hasattr(samples, "targets") else samples._labels
     names = [str(name) for name in samples.classes]
     paths = [f"{index:08d}" for index in range(len(samples))]
@@ -80,6 +81,7 @@ def _open(config: DataConfig) -> Any:
         )
     options: dict[str, Any] = {"root": Path(config.root or "data"), "download": True}
     if name in BY_TRAIN_FLAG:
+        # A flag and not a name: any other word would quietly read the test images. Refused below.
         options["train"] = config.split == "train"
     known = {**dict.fromkeys(BY_TRAIN_FLAG, ("train", "test")), **dict.fromkeys(WHOLE, ("train",))}
     if config.split not in known.get(name, (config.split,)):

@@ -1,0 +1,173 @@
+"""Linear heads on fixed features: multinomial logistic regression with an L2 penalty.
+
+A convex problem, so a fit has no rate, no epochs and no random draw: from the same rows every rank
+of every world gets the same head. Features are centered and scaled by two numbers per head, which
+are folded back into its weights: a head applies to the features as the backbone gives them.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+PENALTIES = tuple(10.0**power for power in (-4.5, -4.0, -3.5, -3.0, -2.5, -2.0, -1.5, -1.0))
+"""What cross-validation chooses from: factors on half the squared norm of the weights, beside the
+mean loss of an image whose features have a mean squared norm of 1."""
+
+NUM_FOLDS = 5
+
+NEVER = -1e4
+"""Logit of a class without a labeled image: softmax gives it a probability of 0."""
+
+MAX_ITERATIONS = 500
+
+LARGEST_LOSS = float(-np.log(1e-3))
+"""Of a row in cross-validation: one that was called by another name with certainty."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Features become (features - center) * factor: center [F], factor a number."""
+
+    center: Floats
+    factor: float
+
+
+@dataclass(frozen=True)
+class Head:
+    """logits = features @ weight.T + bias, on features as the backbone gives them.
+
+    weight: [C, F] float64. bias: [C] float64.
+    """
+
+    weight: Floats
+    bias: Floats
+    loss: float
+    """Mean over the rows, weighted, without the penalty."""
+    num_iterations: int
+
+
+def scaling_of(features: Floats) -> Scaling:
+    """The scaling after which rows [N, F] have a mean of 0 and a mean squared norm of 1."""
+    center = features.mean(axis=0)
+    norm = float(((features - center) ** 2).sum(axis=1).mean())
+    return Scaling(center, 1.0 / np.sqrt(norm) if norm > 0.0 else 1.0)
+
+
+def fit_head(
+    features: Floats,
+    targets: Ints,
+    num_classes: int,
+    penalty: float,
+    scaling: Scaling,
+    weights: Floats | None = None,
+) -> Head:
+    """The head of the least penalized loss on rows [N, F] with targets [N].
+
+    weights: [N], the factor on each row's loss; None is 1. A class without a row is never named.
+    """
+    scaled = (features - scaling.center) * scaling.factor
+    # The solution lies in the span of the rows: with fewer rows than features, the same problem in
+    # as many dimensions as there are rows has the same answer and takes a fraction of the time.
+    basis = _basis(scaled)
+    reduced = scaled @ basis
+    present = np.unique(targets)
+    weight = np.zeros((num_classes, features.shape[1]))
+    bias = np.full(num_classes, NEVER)
+    if len(present) == 1:  # nothing to tell apart
+        bias[present] = 0.0
+        return Head(weight, bias, 0.0, 0)
+    own, offsets, num_iterations = _solve(reduced, targets, penalty, weights)
+    weight[present] = own @ basis.T * scaling.factor
+    bias[present] = offsets - weight[present] @ scaling.center
+    logits = reduced @ own.T + offsets
+    losses = _log_sum_exp(logits) - logits[np.arange(len(targets)), present.searchsorted(targets)]
+    return Head(weight, bias, float(np.average(losses, weights=weights)), num_iterations)
+
+
+def _basis(rows: Floats) -> Floats:
+    """Orthonormal columns [F, r] that span the rows [N, F]; all directions where N is larger."""
+    num_rows, num_features = rows.shape
+    if num_rows >= num_features:
+        return np.eye(num_features)
+    return np.linalg.qr(rows.T)[0]
+
+
+def _solve(
+    rows: Floats, targets: Ints, penalty: float, weights: Floats | None
+) -> tuple[Floats, Floats, int]:
+    """Weights [P, r] and offsets [P] of the P classes that occur, and the iterations taken."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    total = len(rows) if weights is None else float(weights.sum())
+    model = LogisticRegression(C=1.0 / (penalty * total), max_iter=MAX_ITERATIONS, tol=1e-5)
+    with warnings.catch_warnings():
+        # A head near its optimum is as good: what counts is that all ranks stop at one point.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(rows, targets, sample_weight=weights)
+    own, offsets = model.coef_, model.intercept_
+    if len(own) == 1:  # of two classes the library gives the difference alone
+        own, offsets = np.concatenate([-own, own]) / 2, np.concatenate([-offsets, offsets]) / 2
+    return own, offsets, int(np.max(model.n_iter_))
+
+
+def _log_sum_exp(logits: Floats) -> Floats:
+    top = logits.max(axis=1)
+    total: Floats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    return total
+
+
+def choose_penalty(
+    features: Floats,
+    targets: Ints,
+    num_classes: int,
+    scaling: Scaling,
+    seed: int,
+    candidates: Sequence[float] = PENALTIES,
+) -> float:
+    """The penalty whose heads have the smallest loss on rows that they have not seen.
+
+    Cross-validation over labeled rows alone, in folds that every class is spread over. By the loss,
+    since with few rows the number of right ones is mostly chance. With one row per class nothing
+    can be held out: the middle candidate.
+    """
+    folds = folds_of(targets, seed)
+    if folds.max(initial=0) == 0:
+        return candidates[len(candidates) // 2]
+    losses = []
+    for penalty in candidates:
+        loss = 0.0
+        for fold in range(int(folds.max()) + 1):
+            held = folds == fold
+            head = fit_head(features[~held], targets[~held], num_classes, penalty, scaling)
+            logits = features[held] @ head.weight.T + head.bias
+            own = logits[np.arange(len(logits)), targets[held]]
+            # A class whose rows are all held out would have a loss without bound.
+            loss += float(np.minimum(_log_sum_exp(logits) - own, LARGEST_LOSS).sum())
+        losses.append(loss)
+    return candidates[int(np.argmin(losses))]
+
+
+def folds_of(targets: Ints, seed: int) -> Ints:
+    """The fold of each row, [N]: the rows of a class go round the folds, from a keyed start.
+
+    At most NUM_FOLDS folds, and no more than the largest class has rows.
+    """
+    generator = np.random.default_rng(seed)
+    largest = int(np.unique(targets, return_counts=True)[1].max())
+    num_folds = min(NUM_FOLDS, largest)
+    folds = np.zeros(len(targets), dtype=np.int64)
+    if num_folds < 2:
+        return folds
+    start = 0
+    for target in np.unique(targets):
+        members = generator.permutation(np.flatnonzero(targets == target))
+        folds[members] = (start + np.arange(len(members))) % num_folds
+        start += len(members)  # so that folds stay even where classes are small
+    return folds

@@ -1,0 +1,94 @@
+"""`train: head`: the features of a frozen backbone for all images, computed once by its ranks."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.splits import SplitTable
+from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.errors import UserError
+from cotrain_dist.models import Preprocessing, features_of
+from cotrain_dist.runtime.collectives import barrier, together
+from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store.features import FeatureStore, default_folder
+from cotrain_dist.training.student import Student
+from cotrain_dist.version import FEATURES_VERSION
+
+FORWARD_SIZE = 64
+"""Images of a forward pass: a constant, since other sizes may give other last bits."""
+
+
+def open_store(
+    backbone: nn.Module,
+    head: nn.Linear,
+    preprocessing: Preprocessing,
+    table: SplitTable,
+    data: DataConfig,
+) -> FeatureStore:
+    """The store of these features, filled or not; its key names all that decides their bits."""
+    about = {
+        "version": FEATURES_VERSION,
+        "torch": torch.__version__,
+        "weights": weights_digest(backbone, head),
+        "images": hashlib.sha256("\n".join(table.listing.digests).encode()).hexdigest(),
+        "preprocessing": preprocessing.as_timm(),
+        "dtype": data.feature_dtype,
+    }
+    place = Path(data.feature_cache) if data.feature_cache else default_folder()
+    return FeatureStore(place, about, len(table.listing.digests), head.in_features)
+
+
+def weights_digest(backbone: nn.Module, head: nn.Linear) -> str:
+    """SHA-256 over parameters and buffers, the last layer left out: it decides no feature."""
+    digest = hashlib.sha256()
+    own = {id(tensor) for tensor in head.parameters()}
+    for name, tensor in sorted(backbone.state_dict(keep_vars=True).items()):
+        if id(tensor) not in own:
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def fill_store(
+    store: FeatureStore, student: Student, pixels: PixelSource, reporter: Reporter
+) -> None:
+    """Collective over the role group: compute what is missing, each rank its blocks, in turn.
+
+    Raises UserError where the folder cannot be written, or is not one that all ranks share.
+    """
+    group, what = student.group, f"features {student.role.name}"
+    mine = [block for block in range(store.num_blocks) if block % group.size == group.index]
+    missing = [block for block in mine if not store.has(block)]
+    num_images = sum(stop - start for start, stop in map(store.bounds, missing))
+
+    def compute() -> None:
+        student.whole.eval()
+        with reporter.track(what, num_images) as advance:
+            for block in missing:
+                start, stop = store.bounds(block)
+                ids = torch.arange(start, stop)
+                rows = []
+                for images in student.inputs(ids.split(FORWARD_SIZE), pixels):
+                    rows.append(features_of(student.whole, images))
+                    advance(len(images))
+                store.write(block, torch.cat(rows))
+
+    if missing:
+        reporter.say(f"{what}: {num_images} images to {store.path}")
+    together(compute, group)
+    barrier(group)
+    together(lambda: _check_all(store), group)
+
+
+def _check_all(store: FeatureStore) -> None:
+    absent = [block for block in range(store.num_blocks) if not store.has(block)]
+    if absent:
+        raise UserError(
+            "data.feature_cache",
+            store.path,
+            f"{len(absent)} of {store.num_blocks} blocks that other ranks wrote are not here",
+            "name a folder that all nodes share",
+        )

@@ -1,0 +1,61 @@
+"""`train: head`: a student's last layer is fitted to all its rows at once, on every rank alike."""
+
+import torch
+
+from cotrain_dist.config import RoleConfig
+from cotrain_dist.keys import derive_seed
+from cotrain_dist.method.heads import Scaling, choose_penalty, fit_head, scaling_of
+from cotrain_dist.method.splits import Split
+from cotrain_dist.models import head_of
+from cotrain_dist.store.features import FeatureStore
+from cotrain_dist.store.records import Fit
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.features import fill_store, open_store
+from cotrain_dist.training.student import Frozen, Student, with_head_alone
+from cotrain_dist.types import TrainingSet
+
+MAX_SCALING_ROWS = 20_000
+"""Rows that center and scale are taken from: more would change digits that nobody sees."""
+
+
+def freeze_backbone(student: Student, images: Images, ctx: RunContext) -> Student:
+    """The student whose last layer alone is trained. Collective over the role group.
+
+    The features of all images are computed first, where they are not kept already.
+    """
+    head = head_of(student.whole, f"model_{student.role.value}.train")
+    store = open_store(student.whole, head, student.preprocessing, images.table, ctx.config.data)
+    with ctx.runtime.clock.measure("features"):
+        fill_store(store, student, images.pixels, ctx.reporter)
+    return with_head_alone(student, Frozen(head.cpu(), store, scaling_of_images(store, images)))
+
+
+def scaling_of_images(store: FeatureStore, images: Images) -> Scaling:
+    """Center and scale over images that are not held out: their labels do not matter."""
+    splits = images.table.splits
+    ids = ((splits != Split.T) & (splits != Split.V)).nonzero().flatten()
+    ids = ids[:: -(-len(ids) // MAX_SCALING_ROWS)]
+    return scaling_of(store.read(ids).double().numpy())
+
+
+def fit_student(frozen: Frozen, config: RoleConfig, learned: TrainingSet) -> Fit:
+    """Fit the last layer to a training set. No communication: every rank solves the same problem.
+
+    So no rank waits, and the head has the same bits in every world.
+    """
+    rows = frozen.features.read(learned.sample_ids).double().numpy()
+    targets, num_classes = learned.targets.numpy(), frozen.head.out_features
+    penalty = config.model.head_penalty
+    if penalty is None:
+        # On the rows that a person has labeled: a function of them alone, so a resume agrees.
+        given = (~learned.is_pseudo).numpy()
+        seed = derive_seed(config.seed, "folds")
+        penalty = choose_penalty(rows[given], targets[given], num_classes, frozen.scaling, seed)
+    weights = None if learned.weights is None else learned.weights.double().numpy()
+    head = fit_head(rows, targets, num_classes, penalty, frozen.scaling, weights)
+    with torch.no_grad():
+        frozen.head.weight.copy_(torch.from_numpy(head.weight))
+        frozen.head.bias.copy_(torch.from_numpy(head.bias))
+    return Fit(
+        loss=head.loss, learning_rate=0.0, num_steps=head.num_iterations, num_samples=len(learned)
+    )
