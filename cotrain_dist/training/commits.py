@@ -150,8 +150,14 @@ def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> s
         tensors["model"] = dict(student.model.named_parameters())
         tensors["optimizer"], rest = pack_optimizer(student.optimizer)
         state = header | {"optimizer": rest, "scaler": student.scaler.state_dict()}
+        state["features"] = _features_of(student)
     commit(target, tensors, state, student.group)
     return file_digest(target / MANIFEST) if student.is_lead else ""
+
+
+def _features_of(student: Student) -> str | None:
+    """The key of the features that a head was fitted on; None where the whole model is trained."""
+    return None if student.frozen is None else student.frozen.features.path.name
 
 
 def last_cotrain_commit(store: RunDirectory) -> Path | None:
@@ -215,6 +221,14 @@ def _restore_student(
 ) -> dict[str, Any]:
     state = read_state(folder)
     _check_origin(state, folder, table, ctx)
+    if state.get("features") != _features_of(student):
+        raise UserError(
+            "--resume",
+            folder,
+            "holds a head for other features than the model gives now",
+            f"put back the weights of model_{student.role.value} and the versions of that run, or "
+            "start a new one",
+        )
     parameters = read_tensors(folder, "model")
     for name, parameter in student.model.named_parameters():
         # In place, since DDP, the optimizer and a compiled step hold these very tensors.

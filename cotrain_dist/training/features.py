@@ -11,7 +11,7 @@ from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.models import Preprocessing, features_of
-from cotrain_dist.runtime.collectives import barrier, together
+from cotrain_dist.runtime.collectives import together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.features import FeatureStore, default_folder
 from cotrain_dist.training.student import Student
@@ -78,8 +78,7 @@ def fill_store(
 
     if missing:
         reporter.say(f"{what}: {num_images} images to {store.path}")
-    together(compute, group)
-    barrier(group)
+    together(compute, group)  # nobody reads before all have written
     together(lambda: _check_all(store), group)
 
 

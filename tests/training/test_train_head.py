@@ -247,3 +247,24 @@ def test_mistakes_are_one_error_and_leave_nothing(
     for kind, text in run_ranks(complaint, 2, tmp_path, config):
         assert kind in {"UserError", "PeerUserError"}
         assert expected in text
+
+
+def _resume_and_complain(config: Config) -> tuple[str, str]:
+    """A body: the error that a resume ends with."""
+    with mock.patch.object(features, "BLOCK_SIZE", 50):
+        return complaint(config, resume=True)
+
+
+def test_a_resume_with_other_weights_below_the_head_is_refused(
+    alone: Path, digits_folder: Path, starts: dict[str, str], tmp_path: Path
+) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(starts["a"], start)
+    config = heads_config(digits_folder, starts, tmp_path, model_a={"pretrained": str(start)})
+    run_ranks(_train_until_epoch_1, 1, tmp_path, config)
+    weights = safetensors.torch.load_file(start / "model.safetensors")
+    weights["conv1.0.weight" if "conv1.0.weight" in weights else next(iter(weights))] += 0.01
+    safetensors.torch.save_file(weights, start / "model.safetensors")
+    ((kind, text),) = run_ranks(_resume_and_complain, 1, tmp_path, config)
+    assert kind == "UserError"
+    assert "holds a head for other features than the model gives now; put back the weights" in text
