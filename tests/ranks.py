@@ -36,6 +36,9 @@ START_SECONDS = 240.0
 CLEAN_SECONDS = 30.0
 """How long per rank may take to leave its world after a body."""
 
+ORDERLY_SECONDS = 10.0
+"""How long a rank of a failed world may take to end by itself."""
+
 NUM_PORTS_TRIED = 3
 
 NUM_WARM = 4
@@ -89,7 +92,11 @@ class _Rank:
     def send(self, step: str, **arguments: Any) -> None:
         self.pipe.send_bytes(pickle.dumps((step, arguments)))
 
-    def end(self) -> None:
+    def end(self, *, has_answered: bool = False) -> None:
+        """Kill it; one that has answered may first end by itself, and write which lines it ran."""
+        if has_answered:
+            self.pipe.close()
+            self.process.join(timeout=ORDERLY_SECONDS)
         self.process.kill()
         self.process.join(timeout=CLEAN_SECONDS)
         self.pipe.close()
@@ -181,8 +188,8 @@ def _answers(ranks: list[_Rank], timeout_seconds: float, tmp_path: Path) -> list
         return [outcomes[index] for index in range(len(ranks))]
     hanging = [index for index in range(len(ranks)) if index not in outcomes]
     text = _describe(ranks, failed, hanging, timeout_seconds, tmp_path)
-    for rank in ranks:
-        rank.end()
+    for index, rank in enumerate(ranks):
+        rank.end(has_answered=index in outcomes)
         _warm.remove(rank)
     raise RanksFailed(text, failed)
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import flatten
-from cotrain_dist.errors import PeerLostError
+from cotrain_dist.errors import PeerLostError, TrainingError
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
@@ -127,8 +127,14 @@ class Runtime:
         """End in order after the block; after an exception alone, since the peers may not come."""
         if error is None:
             self.close()
-        else:
-            self.abandon(f"{type(error).__name__}: {error}".splitlines()[0])
+            return
+        # A collective whose peer has left fails in the library's words; the peer's own say more.
+        lost = None
+        if self.heartbeat is not None and isinstance(error, RuntimeError):
+            lost = self.heartbeat.peer_that_left()
+        self.abandon(f"{type(error).__name__}: {error}".splitlines()[0])
+        if lost is not None and not isinstance(error, TrainingError):
+            raise PeerLostError(lost) from error
 
     def close(self) -> None:
         """Collective over all ranks: end in order. The second barrier keeps the store alive."""

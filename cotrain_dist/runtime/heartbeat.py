@@ -132,12 +132,31 @@ class Heartbeat:
             if time.monotonic() - self._last_answer > self._lost_after + self._interval:
                 self._give_up(f"the store of rank 0's node ({self._labels[0]})", "no answer")
 
-    def _give_up(self, what: str, why: str) -> None:
-        message = (
+    def peer_that_left(self) -> str | None:
+        """A line about another rank that has ended with an error; None where none says so.
+
+        For a rank whose collective has failed: gloo tells of a closed connection alone.
+        """
+        others = [rank for rank in range(len(self._labels)) if rank != self._rank]
+        try:
+            values = self._store.multi_get([self._key(rank) for rank in others])
+        except dist.DistError:
+            return None
+        for rank, value in zip(others, values, strict=True):
+            if value.startswith(LEFT.encode()):
+                why = value.decode().removeprefix(LEFT)
+                return self._loss(self._labels[rank], f"it ended with an error: {why}")
+        return None
+
+    def _loss(self, what: str, why: str) -> str:
+        return (
             f"{self._labels[self._rank]}: lost {what} ({why.splitlines()[0]}; "
             f"distributed.lost_after_seconds is {self._lost_after:g}). Ending; go on with "
             "train --resume from the last committed epoch."
         )
+
+    def _give_up(self, what: str, why: str) -> None:
+        message = self._loss(what, why)
         logger.error(message)
         print(message, file=sys.stderr, flush=True)
         logging.shutdown()  # os._exit flushes nothing

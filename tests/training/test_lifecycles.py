@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from ranks import RanksFailed, run_ranks, tiny_config
 
 from cotrain_dist.config import Config
-from cotrain_dist.errors import EXIT_PEER_LOST
+from cotrain_dist.errors import EXIT_PEER_LOST, PeerLostError
 from cotrain_dist.runtime.accelerator import start_runtime
 from cotrain_dist.runtime.collectives import barrier
 from cotrain_dist.training import steps
@@ -83,8 +83,11 @@ def test_an_error_caught_in_a_notebook_leaves_nothing(
     assert found == {"held": [], "epochs": [0, 1, 2], "held at the end": []}
 
 
-def _one_fails(config: Config, which: int, stay_seconds: float) -> tuple[list[str], float]:
-    """A body: one rank fails within Step 1 and stays alive, as a notebook's kernel does."""
+def _one_fails(config: Config, which: int) -> list[str]:
+    """A body: one rank fails within Step 1 and stays alive, as a notebook's kernel does.
+
+    A process of these tests stays, too, when its body has returned.
+    """
     train_step = steps.train_step
     if int(os.environ["RANK"]) == which:
         steps.train_step = _failing(2)
@@ -92,9 +95,10 @@ def _one_fails(config: Config, which: int, stay_seconds: float) -> tuple[list[st
         train_module.train(config, resume=False)
     except _Boom:
         (Path(config.output_dir).parent / "failed").touch()
-        failed = time.monotonic()
-        time.sleep(stay_seconds)
-        return _held_by(Path(config.output_dir)), failed
+        return _held_by(Path(config.output_dir))
+    except PeerLostError as error:  # its collective has failed first; as `main` does
+        print(error, flush=True)
+        os._exit(EXIT_PEER_LOST)
     finally:
         steps.train_step = train_step
     raise AssertionError("no rank has failed")
@@ -108,7 +112,7 @@ def test_the_other_rank_ends_within_seconds(
     config = tiny_config(digits_folder, tmp_path / "run", distributed={"lost_after_seconds": 10.0})
     started = time.monotonic()
     with pytest.raises(RanksFailed) as failure:
-        run_ranks(_one_fails, 2, tmp_path, config, which, 30.0)
+        run_ranks(_one_fails, 2, tmp_path, config, which)
     assert failure.value.exit_codes == {1 - which: EXIT_PEER_LOST}
     assert failure.value.ended_at[1 - which] - started < 30.0
     seconds = time.time() - (tmp_path / "failed").stat().st_mtime
