@@ -1,5 +1,7 @@
 """The ways a run ends early with one clear line: a user's mistake, and a failed training."""
 
+from typing import Any
+
 # Scripts tell them apart (docs/exit-codes.md); accelerate launch and torchrun turn all into 1.
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -17,6 +19,17 @@ class UserError(ValueError):
     def __init__(self, key: str, value: object, rule: str, way_out: str) -> None:
         super().__init__(f"{key}: {value}: {rule}; {way_out}.")
         self.key = key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error of a process that reads images has to reach the one that trains.
+        return _restored, (type(self), str(self), self.key)
+
+
+def _restored(kind: "type[UserError]", text: str, key: str) -> "UserError":
+    """The error as it was: its text is made already, so past its `__init__`."""
+    error = kind.__new__(kind, text)
+    error.key = key
+    return error
 
 
 class TrainingError(RuntimeError):

@@ -208,6 +208,10 @@ def _load_weights(
             f"does not fit the model ({str(error).splitlines()[0]})",
             "use the data.image_size that it was trained with",
         ) from error
+    # Those that it was trained with, which may be of a folder in `pretrained` and not of timm.
+    given = saved.get("pretrained_cfg") or {}
+    values = {key: tuple(given[key]) for key in ("mean", "std") if given.get(key)}
+    cast(Any, model).pretrained_cfg = {**cast(Any, model).pretrained_cfg, **values}
 
 
 def preprocessing_of(

@@ -44,14 +44,17 @@ class DataConfig:
     """In training: random resized crop and flip, or nothing. `auto`: nothing for digits."""
     crop_min_area: float = 0.35
     """Least fraction of the image's area that a random crop keeps."""
-    # The paper's shares: 20 % each for T, L_A and L_B, and the remaining 40 % for U.
-    test_fraction: float = 0.2
-    """Fraction of each class that goes to T."""
+    # The paper's shares: 20 % each for T, L_A and L_B, and the remaining 40 % for U. Where images
+    # without labels fill U, every label that a person has given is used.
+    test_fraction: float | None = None
+    """Fraction of each class that goes to T; 0 draws no T. null is 0 where there are images without
+    labels or a folder `test`, else 0.2."""
     test_per_class: int | None = None
     """Images of each class for T, instead of `test_fraction`."""
     # The method wants pre-trained models at about 50 % on T; `calibrate` finds the fraction for it.
-    labeled_fraction: float = 0.2
-    """Fraction of each class that goes to L_A, and as much again to L_B."""
+    labeled_fraction: float | None = None
+    """Fraction of each class that goes to L_A, and as much again to L_B; other labels are hidden.
+    null is 0.2, but where there are images without labels all that T and V leave, half each."""
     labeled_per_class: int | None = None
     """Images of each class for L_A, and as many for L_B, instead of `labeled_fraction`."""
     # The paper has no V. Without one, T chooses models/best, and the run says so.
@@ -119,9 +122,12 @@ class DataConfig:
             )
 
     def _check_fractions(self) -> None:
-        for name in ("test_fraction", "labeled_fraction"):
+        for name, is_whole in (
+            ("test_fraction", self.test_fraction == 0.0),
+            ("labeled_fraction", False),
+        ):
             value = getattr(self, name)
-            if not 0.0 < value < 1.0:
+            if value is not None and not is_whole and not 0.0 < value < 1.0:
                 raise UserError(
                     f"data.{name}",
                     value,
@@ -142,20 +148,46 @@ class DataConfig:
                 "0 draws no V",
             )
         # A T from data.test and numbers of images are no fractions: the draw checks them by class.
-        used = self.validation_fraction
-        used += self.test_fraction if self.test_per_class is None and not self.test else 0.0
-        used += 2 * self.labeled_fraction if self.labeled_per_class is None else 0.0
+        fills_pool = bool(self.unlabeled) or self.source == "csv"
+        test = fraction_of_test(self, has_unlabeled=fills_pool)
+        labeled = fraction_of_labeled(self, has_unlabeled=fills_pool) or 0.0
+        used = self.validation_fraction + sum(
+            x for x in (test, 2 * labeled) if isinstance(x, float)
+        )
         # With unlabeled images from elsewhere, U needs no fraction of the labeled ones.
         # 1e-9, since sums of decimal fractions miss 1 in their last bits.
         # The tolerance: 0.34 + 0.56 + 2 * 0.05 comes to a little more than 1.
-        most = 1.0 + 1e-9 if self.unlabeled or self.source == "csv" else 1.0 - 1e-9
+        most = 1.0 + 1e-9 if fills_pool else 1.0 - 1e-9
         if used > most:
             raise UserError(
                 "data.labeled_fraction",
-                self.labeled_fraction,
+                labeled,
                 f"T, V, L_A and L_B (twice this) take {used:.2f} of the data and leave none to U",
                 "lower the fractions until their sum is below 1",
             )
+
+
+DEFAULT_FRACTION = 0.2
+
+
+def fraction_of_test(config: DataConfig, *, has_unlabeled: bool) -> float | int:
+    """What each class gives to T: a fraction, or a number of images; 0 for a T from elsewhere."""
+    if config.test:
+        return 0
+    if config.test_per_class is not None:
+        return config.test_per_class
+    if config.test_fraction is not None:
+        return config.test_fraction
+    return 0 if has_unlabeled else DEFAULT_FRACTION
+
+
+def fraction_of_labeled(config: DataConfig, *, has_unlabeled: bool) -> float | int | None:
+    """What each class gives to L_A, and to L_B; None is all that T and V leave, half each."""
+    if config.labeled_per_class is not None:
+        return config.labeled_per_class
+    if config.labeled_fraction is not None:
+        return config.labeled_fraction
+    return None if has_unlabeled else DEFAULT_FRACTION
 
 
 def augments(augment: str, source: str) -> bool:

@@ -11,7 +11,8 @@ class ModelConfig:
     """One of the two models."""
 
     name: str | None = None
-    """Any model name of timm; null is that of the folder in `pretrained`, else efficientnet_b0."""
+    """Any model name of timm. null is that of the folder in `pretrained`; with `pretrained: true`
+    tf_efficientnet_lite0 for A and tf_efficientnet_lite1 for B; else efficientnet_b0."""
     pretrained: bool | str = False
     """false: random weights. true: timm's published ones (a download). FOLDER: the weights of a
     folder with config.json and model.safetensors, as timm's `local-dir`, of any classes; the last

@@ -8,7 +8,7 @@ guesses (1e-3 is text, `no` is false) never apply.
 
 import difflib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -42,10 +42,14 @@ class _Given:
     where: str = ""
 
 
-def parse_config(argv: Sequence[str], prog: str) -> Config:
+def parse_config(
+    argv: Sequence[str], prog: str, defaults: Mapping[str, object] | None = None
+) -> Config:
     """The settings that the arguments after the subcommand amount to.
 
-    `--help` and `--print_config` print to stdout and exit with 0.
+    defaults: values of keys that a command has other defaults for. Where `data.table` or
+    `data.root` is given without `data.source`, the source is the one that reads it. `--help` and
+    `--print_config` print to stdout and exit with 0.
     """
     if {"-h", "--help"} & set(argv):
         _build_parser(prog).print_help()
@@ -56,11 +60,20 @@ def parse_config(argv: Sequence[str], prog: str) -> Config:
         path = options.pop("config").value
         values = _convert_all(_read_yaml(_read_file(path), path))
     print_config = options.pop("print_config", None)
-    config = _build(Config, values | _convert_all(options))
+    values = dict(defaults or {}) | values | _convert_all(options)
+    config = _build(Config, _source_of(values) | values)
     if print_config:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
     return config
+
+
+def _source_of(values: Mapping[str, object]) -> dict[str, object]:
+    """The source of images that a table or a folder amounts to, for who names no source."""
+    for key, source in (("data.table", "csv"), ("data.root", "imagefolder")):
+        if values.get(key):
+            return {"data.source": source}
+    return {}
 
 
 def config_from_yaml(text: str, origin: str) -> Config:

@@ -18,6 +18,10 @@ from cotrain_dist.errors import UserError
 
 DEFAULT_NAME, DEFAULT_IMAGE_SIZE = "efficientnet_b0", 64
 
+PUBLISHED_NAMES = {"a": "tf_efficientnet_lite0", "b": "tf_efficientnet_lite1"}
+"""What `pretrained: true` means without a name: two small backbones, since two views of an image
+are worth more than one (docs/results.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -106,6 +110,10 @@ class RoleConfig:
     seed: int
 
 
+def _default_name(own: ModelConfig, name: str) -> str:
+    return PUBLISHED_NAMES[name] if own.pretrained else DEFAULT_NAME
+
+
 def resolve_role(config: Config, name: str) -> RoleConfig:
     """The settings of model `a` or `b`. Reads config.json of a folder that it is to start from.
 
@@ -126,7 +134,7 @@ def resolve_role(config: Config, name: str) -> RoleConfig:
     decay = config.train.weight_decay if own.weight_decay is None else own.weight_decay
     return RoleConfig(
         model=own,
-        name=own.name or (start.architecture if start else DEFAULT_NAME),
+        name=own.name or (start.architecture if start else _default_name(own, name)),
         train=replace(
             config.train, optimizer=own.optimizer or config.train.optimizer, weight_decay=decay
         ),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.config.data import fraction_of_labeled, fraction_of_test
+from cotrain_dist.data.copies import leave_out_copies
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Fractions, Split, draw_splits
@@ -84,23 +86,20 @@ class SplitTable:
         return bytes(sink.getvalue().to_pybytes())
 
 
-def fractions_of(config: DataConfig) -> Fractions:
-    """The configured fractions of a class; T has none where data.test names a folder."""
-    test = config.test_fraction if config.test_per_class is None else config.test_per_class
+def fractions_of(config: DataConfig, *, has_unlabeled: bool) -> Fractions:
+    """The configured fractions of a class; has_unlabeled: whether other images fill U."""
     return Fractions(
-        test=0 if config.test else test,
+        test=fraction_of_test(config, has_unlabeled=has_unlabeled),
         validation=config.validation_fraction,
-        labeled=(
-            config.labeled_fraction
-            if config.labeled_per_class is None
-            else config.labeled_per_class
-        ),
+        labeled=fraction_of_labeled(config, has_unlabeled=has_unlabeled),
     )
 
 
 def draw_split_table(listing: Listing, config: DataConfig, seed: int) -> SplitTable:
-    """Draw the splits of a listing. Raises UserError where a class is too small."""
-    fractions = fractions_of(config)
+    """Draw the splits of a listing, then leave copies out.
+
+    Raises UserError where a class is too small.
+    """
     sources = np.array(listing.sources)
     # Images without a label are in no draw and stay here.
     splits = torch.full((len(sources),), Split.U, dtype=torch.int64)
@@ -108,10 +107,12 @@ def draw_split_table(listing: Listing, config: DataConfig, seed: int) -> SplitTa
     own = torch.from_numpy((sources != TEST) & (sources != UNLABELED))
     labeled = own & (listing.class_ids != UNKNOWN)
     has_others = bool((own & ~labeled).any()) or UNLABELED in listing.sources  # they fill U
+    fractions = fractions_of(config, has_unlabeled=has_others)
     splits[labeled] = draw_splits(
         listing.class_ids[labeled], listing.class_names, fractions, seed, pool_needed=not has_others
     )
-    return SplitTable(listing, splits)
+    # After the draw: one of fewer images would be another draw than that of earlier versions.
+    return SplitTable(listing, leave_out_copies(listing, splits))
 
 
 def load_split_table(path: Path) -> SplitTable:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
 from cotrain_dist.config import RoleConfig
 from cotrain_dist.data.sources import ReadImage
+from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
 
 Transform = Callable[[Image.Image | None], Tensor]
@@ -36,7 +37,18 @@ def train_transform(config: RoleConfig, mean: Sequence[float], std: Sequence[flo
     return transform
 
 
-class _KeyedImages(Dataset[Tensor]):
+@dataclass(frozen=True)
+class _Unread:
+    """In place of an image, or of its batch: why it could not be read.
+
+    A value, since of an error that is raised in a process of readers torch makes another one, with
+    a traceback for a text.
+    """
+
+    error: UserError | OSError
+
+
+class _KeyedImages(Dataset[Tensor | _Unread]):
     """Images by sample_id, each transformed under its own key."""
 
     def __init__(
@@ -44,14 +56,26 @@ class _KeyedImages(Dataset[Tensor]):
     ) -> None:
         self._read, self._transform, self._key = read, transform, key
 
-    def __getitem__(self, sample_id: int) -> Tensor:
-        image = self._read(sample_id)
+    def __getitem__(self, sample_id: int) -> Tensor | _Unread:
+        try:
+            image = self._read(sample_id)
+        except (UserError, OSError) as error:
+            return _Unread(error)
         if self._key is None:
             return self._transform(image)
         # A key for each image, not for a batch or a worker: other steps, ranks or numbers of
         # workers change no pixel.
         with seeded(*self._key, sample_id):
             return self._transform(image)
+
+
+def _collate(images: list[Tensor | _Unread]) -> Tensor | _Unread:
+    """A batch of pixels, or the first of its images that could not be read."""
+    for image in images:
+        if isinstance(image, _Unread):
+            return image
+    pixels: Tensor = default_collate(images)
+    return pixels
 
 
 def stream_batches(
@@ -65,7 +89,8 @@ def stream_batches(
 ) -> Iterator[Tensor]:
     """Pixels [n, 3, S, S] of each batch of sample_ids, in order; equal for any `num_workers`.
 
-    `key`: of the random transforms, completed by the sample_id; None where there are none.
+    `key`: of the random transforms, completed by the sample_id; None where there are none. What
+    `read` raises is raised here, for any `num_workers`.
     """
     # Built for each pass, so workers and what they have cached end with it.
     loader = DataLoader(
@@ -73,10 +98,14 @@ def stream_batches(
         # Given and not sampled: a sampler would have a state, which a resume would have to restore.
         batch_sampler=[batch.tolist() for batch in batches],
         num_workers=num_workers,
+        collate_fn=_collate,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # else each loader draws from the global one
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, _Unread):
+            raise batch.error
+        yield batch
 
 
 @dataclass(frozen=True)

@@ -116,11 +116,12 @@ def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images
     table, data: of the run. Returns the images and their sample_ids; those without a label are left
     out.
     """
-    if on in Split.__members__:
+    if on in Split.__members__ and on != Split.OUT.name:
         ids = table.sample_ids(Split[on])
         ids = ids[table.class_ids[ids] >= 0]
         if not len(ids):
-            raise UserError("--on", on, "the run has no labeled image there", "try --on T")
+            way_out = "give a folder of classes" if on == "T" else "try --on T"
+            raise UserError("--on", on, "the run has no labeled image there", way_out)
         read = image_reader(data, table.listing)
         return Images(table, PixelSource(read, data.num_workers)), ids
     folder = Path(on)

@@ -8,6 +8,7 @@ are folded back into its weights: a head applies to the features as the backbone
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ NUM_FOLDS = 5
 
 NEVER = -1e4
 """Logit of a class without a labeled image: softmax gives it a probability of 0."""
+
+MAX_FOLD_ROWS = 2000
+"""Rows that cross-validation looks at; a penalty is one on the mean loss, so it serves more."""
 
 MAX_ITERATIONS = 500
 
@@ -59,6 +63,14 @@ def scaling_of(features: Floats) -> Scaling:
     return Scaling(center, 1.0 / np.sqrt(norm) if norm > 0.0 else 1.0)
 
 
+def _one_thread() -> Any:
+    # The matrices are small: threads of a BLAS wait for each other (a fit beside another program
+    # took 30 times as long with two), and their sums differ in the last bits.
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1)
+
+
 def fit_head(
     features: Floats,
     targets: Ints,
@@ -71,6 +83,18 @@ def fit_head(
 
     weights: [N], the factor on each row's loss; None is 1. A class without a row is never named.
     """
+    with _one_thread():
+        return _fit_head(features, targets, num_classes, penalty, scaling, weights)
+
+
+def _fit_head(
+    features: Floats,
+    targets: Ints,
+    num_classes: int,
+    penalty: float,
+    scaling: Scaling,
+    weights: Floats | None,
+) -> Head:
     scaled = (features - scaling.center) * scaling.factor
     # The solution lies in the span of the rows: with fewer rows than features, the same problem in
     # as many dimensions as there are rows has the same answer and takes a fraction of the time.
@@ -110,6 +134,8 @@ def _solve(
     with warnings.catch_warnings():
         # A head near its optimum is as good: what counts is that all ranks stop at one point.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # With a label or two per class it asks whether the targets are meant as numbers.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
         model.fit(rows, targets, sample_weight=weights)
     own, offsets = model.coef_, model.intercept_
     if len(own) == 1:  # of two classes the library gives the difference alone
@@ -137,21 +163,59 @@ def choose_penalty(
     since with few rows the number of right ones is mostly chance. With one row per class nothing
     can be held out: the middle candidate.
     """
+    if len(targets) > MAX_FOLD_ROWS:
+        rows = np.random.default_rng(seed).permutation(len(targets))[:MAX_FOLD_ROWS]
+        features, targets = features[rows], targets[rows]
     folds = folds_of(targets, seed)
     if folds.max(initial=0) == 0:
         return candidates[len(candidates) // 2]
-    losses = []
-    for penalty in candidates:
-        loss = 0.0
+    with _one_thread():
+        losses = [
+            _held_out_loss(features, targets, num_classes, scaling, folds, penalty)
+            for penalty in candidates
+        ]
+    return candidates[int(np.argmin(losses))]
+
+
+def _held_out_loss(
+    features: Floats,
+    targets: Ints,
+    num_classes: int,
+    scaling: Scaling,
+    folds: Ints,
+    penalty: float,
+) -> float:
+    """Sum over the rows, each under the head that has not seen its fold."""
+    loss = 0.0
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        head = _fit_head(features[~held], targets[~held], num_classes, penalty, scaling, None)
+        logits = features[held] @ head.weight.T + head.bias
+        own = logits[np.arange(len(logits)), targets[held]]
+        # A class whose rows are all held out would have a loss without bound.
+        loss += float(np.minimum(_log_sum_exp(logits) - own, LARGEST_LOSS).sum())
+    return loss
+
+
+def held_out_probs(
+    features: Floats, targets: Ints, num_classes: int, penalty: float, scaling: Scaling, seed: int
+) -> Floats | None:
+    """Class probabilities of rows [N, F] under heads that have not seen them, [N, C].
+
+    In the folds of `folds_of`. A class whose only row is held out has a probability of 0 there.
+    None where no class has two rows.
+    """
+    folds = folds_of(targets, seed)
+    if folds.max(initial=0) == 0:
+        return None
+    probs = np.empty((len(targets), num_classes))
+    with _one_thread():
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
-            head = fit_head(features[~held], targets[~held], num_classes, penalty, scaling)
+            head = _fit_head(features[~held], targets[~held], num_classes, penalty, scaling, None)
             logits = features[held] @ head.weight.T + head.bias
-            own = logits[np.arange(len(logits)), targets[held]]
-            # A class whose rows are all held out would have a loss without bound.
-            loss += float(np.minimum(_log_sum_exp(logits) - own, LARGEST_LOSS).sum())
-        losses.append(loss)
-    return candidates[int(np.argmin(losses))]
+            probs[held] = np.exp(logits - _log_sum_exp(logits)[:, None])
+    return probs
 
 
 def folds_of(targets: Ints, seed: int) -> Ints:

@@ -12,25 +12,28 @@ from cotrain_dist.keys import keyed_generator
 
 
 class Split(IntEnum):
-    """The split of an image; names as in the paper (V is an addition)."""
+    """The split of an image; names as in the paper (V and OUT are additions)."""
 
     T = 0
     V = 1
     L_A = 2
     L_B = 3
     U = 4
+    # Nothing uses these: copies of other images (`method/copies.py`).
+    OUT = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fractions:
     """How much of each class goes where: a float is a fraction, an int a number of images.
 
-    U takes the rest. `labeled` is the fraction of L_A and, as much again, of L_B.
+    U takes the rest. `labeled` is the fraction of L_A and, as much again, of L_B; None gives L_A
+    and L_B all that T and V leave, half each.
     """
 
     test: float | int
     validation: float | int
-    labeled: float | int
+    labeled: float | int | None
 
 
 def draw_splits(
@@ -50,7 +53,7 @@ def draw_splits(
     """
     # Drawn by class: a draw over all images could leave small classes out of a split.
     splits = torch.full_like(class_ids, Split.U)
-    too_small = []
+    too_small, turn = [], 0
     for class_id, name in enumerate(class_names):
         members = (class_ids == class_id).nonzero().flatten()
         counts = _class_counts(len(members), fractions, pool_needed)
@@ -65,6 +68,12 @@ def draw_splits(
         back = members.flip(0)
         splits[members[:num_test]] = Split.T
         splits[members[num_test : num_test + num_validation]] = Split.V
+        if fractions.labeled is None:
+            # Classes take turns in who gets the odd one: L_A and L_B differ by at most one image.
+            back = back[: len(members) - num_test - num_validation]
+            splits[back[turn::2]], splits[back[1 - turn :: 2]] = Split.L_A, Split.L_B
+            turn = (turn + len(back)) % 2
+            continue
         splits[back[0 : 2 * num_labeled : 2]] = Split.L_A
         splits[back[1 : 2 * num_labeled : 2]] = Split.L_B
     if too_small:
@@ -114,9 +123,12 @@ def _class_counts(
     """Images of T, V and each L in a class; None where a split would be empty."""
     num_test, num_validation, num_labeled = (
         fraction if isinstance(fraction, int) else round(fraction * num_images)
-        for fraction in (fractions.test, fractions.validation, fractions.labeled)
+        for fraction in (fractions.test, fractions.validation, fractions.labeled or 0)
     )
     num_pool = num_images - num_test - num_validation - 2 * num_labeled
+    if fractions.labeled is None:
+        # One image is enough: it goes to one of the two.
+        num_labeled, num_pool, pool_needed = num_pool, 0, False
     # What is given as 0 needs no image: V is optional, and T may come from data.test.
     needed = [num_labeled]
     needed += [num_test] if fractions.test else []

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.config import Config, PlacementConfig, resolve_role
+from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources import image_reader
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import PixelSource
@@ -90,6 +91,7 @@ def make_plan(
         },
         between_nodes_bytes=bytes_between_nodes(rows, placement, roles, gathered),
         epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measure else None,
+        warnings=tuple(describe_left_out(table.listing, table.splits)),
     )
 
 

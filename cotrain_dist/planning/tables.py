@@ -63,10 +63,13 @@ class Plan:
     """Sent over the links between nodes in an epoch of Step 2 with R empty."""
     epoch_seconds: float | None = None
     """Of such an epoch; None unless measured."""
+    warnings: tuple[str, ...] = ()
+    """Lines about the images."""
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:
-    """A table of ranks, one of models, and a line on what travels."""
+    """Warnings, a table of ranks, one of models, and a line on what travels."""
+    yield from (f"warning: {line}" for line in plan.warnings)
     yield _rank_table(plan)
     yield _role_table(plan)
     gradients = ", ".join(

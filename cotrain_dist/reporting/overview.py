@@ -5,7 +5,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from cotrain_dist.store.records import ROLE_NAMES, CotrainRecord, PretrainRecord
+from cotrain_dist.store.records import (
+    ROLE_NAMES,
+    CotrainRecord,
+    CrossValidation,
+    PretrainRecord,
+)
 from cotrain_dist.store.run_directory import RunDirectory
 
 
@@ -43,7 +48,7 @@ def _summarize(path: Path) -> RunSummary:
         path=path,
         status=_status(run),
         num_epochs=step_two[-1].epoch if step_two else 0,
-        best=_best(step_two),
+        best=_best(step_two, _estimate(run)),
         seconds=_seconds(run.history.pretrain(), step_two),
     )
 
@@ -54,14 +59,26 @@ def _status(run: RunDirectory) -> str:
     return "running" if run.is_in_use() else "stopped"
 
 
-def _best(records: list[CotrainRecord]) -> str:
+def _estimate(run: RunDirectory) -> str:
+    """What cross-validation says of the ensemble, or else of the better model."""
+    found = run.read_json("run.json").get("cross_validation")
+    if not found:
+        return ""
+    own = CrossValidation.from_json(found).of
+    top1 = own["ensemble"].top1 if "ensemble" in own else max(e.top1 for e in own.values())
+    return f"{100 * top1:.1f} % by cross-validation on L"
+
+
+def _best(records: list[CotrainRecord], estimate: str) -> str:
     if not records:
         return "-"
+    if records[-1].test is None and records[-1].validation is None:
+        return estimate or "-"
     name = "T" if records[-1].validation is None else "V"
     candidates = [(record, role) for record in records for role in ROLE_NAMES]
     # Of equals the earlier epoch, and A before B, as models/best is chosen.
-    record, role = max(candidates, key=lambda pair: pair[0].chosen_on[pair[1]].top1)
-    top1 = record.chosen_on[role].top1
+    record, role = max(candidates, key=lambda pair: pair[0].judged[pair[1]].top1)
+    top1 = record.judged[role].top1
     return f"{100 * top1:.1f} % on {name} ({role.upper()}, epoch {record.epoch})"
 
 

@@ -26,7 +26,7 @@ def show_outcome(history: Sequence[Record]) -> None:
     history: as `train` returns it, so that the lead rank alone shows it.
     """
     measured = [record for record in history if isinstance(record, CotrainRecord)]
-    if measured and measured[-1].epoch:
+    if measured and measured[-1].epoch and measured[-1].test:
         build_console().print(before_and_after(measured))
 
 
@@ -39,7 +39,7 @@ def before_and_after(measured: Sequence[CotrainRecord]) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("gain", justify="right")
     for name, title in TITLES.items():
-        before, after = first.test[name], last.test[name]
+        before, after = first.on_test[name], last.on_test[name]
         cells = [
             f"{100 * getattr(before, key):.1f} → {100 * getattr(after, key):.1f}"
             for key, _ in COLUMNS

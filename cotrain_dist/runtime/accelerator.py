@@ -6,7 +6,7 @@ With `tracking`, the only importer of accelerate.
 import os
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
@@ -21,7 +21,7 @@ from torch import nn
 
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import flatten
-from cotrain_dist.errors import PeerLostError, TrainingError
+from cotrain_dist.errors import PeerLostError, TrainingError, UserError
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
@@ -64,6 +64,7 @@ class Runtime:
     """The same ranks over the device's backend, for DDP; None where a role has one rank."""
     heartbeat: Heartbeat | None
     clock: Clock = field(default_factory=Clock)
+    _undo: Callable[[], None] = lambda: None
 
     @property
     def device(self) -> torch.device:
@@ -120,6 +121,12 @@ class Runtime:
         """Send a history line to the tracker."""
         track_record(self.accelerator, record)
 
+    def undo_on_mistake(self, undo: Callable[[], None]) -> None:
+        """Call `undo` where a user's mistake, met here or on another rank, ends this process."""
+        self._undo = undo
+        if self.heartbeat is not None:
+            self.heartbeat.undo = undo
+
     def __enter__(self) -> "Runtime":
         return self
 
@@ -129,12 +136,16 @@ class Runtime:
             self.close()
             return
         # A collective whose peer has left fails in the library's words; the peer's own say more.
-        lost = None
-        if self.heartbeat is not None and isinstance(error, RuntimeError):
-            lost = self.heartbeat.peer_that_left()
-        self.abandon(f"{type(error).__name__}: {error}".splitlines()[0])
-        if lost is not None and not isinstance(error, TrainingError):
-            raise PeerLostError(lost) from error
+        reason = error
+        is_of_library = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
+        if self.heartbeat is not None and is_of_library:
+            reason = self.heartbeat.peer_that_left() or error
+        self.abandon(f"{type(reason).__name__}: {reason}".splitlines()[0])
+        # After the others have been told, and have ended: they may have been writing.
+        if isinstance(reason, UserError):
+            self._undo()
+        if reason is not error:
+            raise reason from error
 
     def close(self) -> None:
         """Collective over all ranks: end in order. The second barrier keeps the store alive."""

@@ -10,17 +10,26 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import torch.distributed as dist
 
-from cotrain_dist.errors import EXIT_PEER_LOST
+from cotrain_dist.errors import (
+    EXIT_PEER_LOST,
+    EXIT_USER_ERROR,
+    PeerLostError,
+    PeerUserError,
+    UserError,
+)
 
 logger = logging.getLogger(__name__)
 
 LEFT = "left: "
 """What a rank writes in place of its counter when it ends with an error."""
+
+MISTAKES = tuple(f"{kind.__name__}: " for kind in (UserError, PeerUserError))
+"""How the reason of a rank begins that a user's mistake has ended."""
 
 GRACE_SECONDS = 1.0
 """How long a rank that hears so may take to end on its own: an error may be all ranks' at once."""
@@ -37,6 +46,8 @@ class Heartbeat:
         self._lost_after = lost_after_seconds
         # Several beats within the limit, so that one late beat makes nobody lost.
         self._interval = min(lost_after_seconds / 5, 5.0)
+        self.undo: Callable[[], None] = lambda: None
+        """Called where another rank was ended by a user's mistake, before this process ends."""
         self._stopped = threading.Event()
         self._beats = 0
         # An own connection: the default group's store is not public and may block in a rendezvous.
@@ -123,8 +134,20 @@ class Heartbeat:
 
     def _hear(self, rank: int, why: str) -> None:
         """Another rank has ended with an error: end, unless this one does so by itself."""
-        if not self._stopped.wait(GRACE_SECONDS):
-            self._give_up(self._labels[rank], f"it ended with an error: {why}")
+        if self._stopped.wait(GRACE_SECONDS):
+            return
+        error = self._error_of(rank, why)
+        if isinstance(error, UserError):
+            self.undo()
+            self._end(f"error: {error}", EXIT_USER_ERROR)
+        self._end(str(error), EXIT_PEER_LOST)
+
+    def _error_of(self, rank: int, why: str) -> PeerLostError | PeerUserError:
+        """The error here for one that has ended another rank."""
+        if why.startswith(MISTAKES):
+            text = why.partition(": ")[2].splitlines()[0]
+            return PeerUserError(f"{self._labels[rank]} has met a mistake: {text}")
+        return PeerLostError(self._loss(self._labels[rank], f"it ended with an error: {why}"))
 
     def _guard(self) -> None:
         """Watch the other thread: over a dead link, the store's own time limit waits for ever."""
@@ -132,8 +155,8 @@ class Heartbeat:
             if time.monotonic() - self._last_answer > self._lost_after + self._interval:
                 self._give_up(f"the store of rank 0's node ({self._labels[0]})", "no answer")
 
-    def peer_that_left(self) -> str | None:
-        """A line about another rank that has ended with an error; None where none says so.
+    def peer_that_left(self) -> PeerLostError | PeerUserError | None:
+        """An error about another rank that has ended with one; None where none says so.
 
         For a rank whose collective has failed: gloo tells of a closed connection alone.
         """
@@ -144,8 +167,7 @@ class Heartbeat:
             return None
         for rank, value in zip(others, values, strict=True):
             if value.startswith(LEFT.encode()):
-                why = value.decode().removeprefix(LEFT)
-                return self._loss(self._labels[rank], f"it ended with an error: {why}")
+                return self._error_of(rank, value.decode().removeprefix(LEFT))
         return None
 
     def _loss(self, what: str, why: str) -> str:
@@ -156,10 +178,12 @@ class Heartbeat:
         )
 
     def _give_up(self, what: str, why: str) -> None:
-        message = self._loss(what, why)
+        self._end(self._loss(what, why), EXIT_PEER_LOST)
+
+    def _end(self, message: str, code: int) -> None:
         logger.error(message)
         print(message, file=sys.stderr, flush=True)
         logging.shutdown()  # os._exit flushes nothing
         # sys.exit would end this thread alone, and the main thread may sit in a collective for
         # ever.
-        os._exit(EXIT_PEER_LOST)
+        os._exit(code)

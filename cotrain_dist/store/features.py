@@ -42,9 +42,24 @@ class FeatureStore:
         text = json.dumps(about, sort_keys=True)
         self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:24]
         self.num_images, self.width = num_images, width
-        self._about = dict(about)
+        self._folder, self._about = folder, dict(about)
         self._dtype = DTYPES[str(about["dtype"])]
         self._blocks: dict[int, np.ndarray] = {}
+
+    def to_json(self) -> dict[str, Any]:
+        """What another rank needs to open the same store."""
+        return {
+            "folder": str(self._folder),
+            "about": self._about,
+            "num_images": self.num_images,
+            "width": self.width,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "FeatureStore":
+        """The store that `to_json` told of."""
+        folder = Path(values["folder"])
+        return cls(folder, values["about"], values["num_images"], values["width"])
 
     @property
     def num_blocks(self) -> int:

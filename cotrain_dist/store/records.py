@@ -118,7 +118,8 @@ class CotrainRecord:
     """What both models call U, against its true labels (`method.metrics.describe_pool`)."""
     roles: Mapping[str, RoleRecord]
     """By `a` and `b`."""
-    test: Figures
+    test: Figures | None
+    """None without a split T."""
     validation: Figures | None
     """None without a split V."""
     seconds: float
@@ -130,9 +131,15 @@ class CotrainRecord:
     further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def chosen_on(self) -> Figures:
-        """The figures that models are chosen by: on V, or without one on T."""
-        return self.test if self.validation is None else self.validation
+    def on_test(self) -> Figures:
+        """The figures on T, of a run that has one."""
+        assert self.test is not None
+        return self.test
+
+    @property
+    def judged(self) -> Figures:
+        """The figures that models are chosen by, of a run with T or V: on V, or without one T."""
+        return self.on_test if self.validation is None else self.validation
 
     def to_json(self) -> dict[str, Any]:
         """The line's keys."""
@@ -144,7 +151,7 @@ class CotrainRecord:
             line |= {key.format(model): getattr(role, name) for name, key in _KEYS_OF_ROLE.items()}
         for model, role in self.roles.items():
             line |= {} if role.fit is None else {f"fit_{model}": asdict(role.fit)}
-        line["test"] = _figures_to_json(self.test)
+        line["test"] = None if self.test is None else _figures_to_json(self.test)
         line |= {} if self.validation is None else {"validation": _figures_to_json(self.validation)}
         for name in ("seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"):
             line[name] = getattr(self, name)
@@ -161,7 +168,7 @@ class CotrainRecord:
             # Epoch 0 has trained nothing, so its line has no such key.
             fit = rest.pop(f"fit_{model}", None)
             roles[model] = RoleRecord(**own, fit=None if fit is None else Fit(**fit))
-        validation = rest.pop("validation", None)
+        test, validation = rest.pop("test"), rest.pop("validation", None)
         plain = (
             *("epoch", "exchange", "agreement_rate", "num_equal_codes", "never_selected_fraction"),
             *("pool", "seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"),
@@ -169,10 +176,40 @@ class CotrainRecord:
         return cls(
             **{name: rest.pop(name) for name in plain},
             roles=roles,
-            test=_figures_from_json(rest.pop("test")),
+            test=None if test is None else _figures_from_json(test),
             validation=None if validation is None else _figures_from_json(validation),
             further=rest,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An accuracy that was counted on few images: with its 95 % interval."""
+
+    top1: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """What heads reach on labeled images that they have not seen, where there is no T."""
+
+    num_images: int
+    num_alone: int
+    """Labeled images that are the only one of their class: no head has seen one like them."""
+    of: Mapping[str, Estimate]
+    """Of a, b and, where both learn the same labels, ensemble."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "CrossValidation":
+        """Read back what `to_json` gave."""
+        of = {name: Estimate(**own) for name, own in values["of"].items()}
+        return cls(**(dict(values) | {"of": of}))
 
 
 Record = PretrainRecord | CotrainRecord

@@ -1,9 +1,11 @@
 """The run directory: where everything of a run lies (docs/run-directory.md)."""
 
+import contextlib
 import json
 import logging
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ EARLIER_SPLITS_FILE = "groups.parquet"
 
 UNFINISHED = {"lock", "config.yaml", SPLITS_FILE}
 """Files of a run directory before it counts as a run."""
+
+OWN = UNFINISHED | {"run.json", "environment.json", "history.jsonl", "logs", "models"}
+OWN |= {"checkpoints", "cotrain_dist"}
+"""What a training writes into its directory, a tracker's folder included."""
 
 
 def splits_file(run: Path) -> Path:
@@ -58,6 +64,8 @@ class RunDirectory:
         self.history = History(path / "history.jsonl")
         # The system gives the lock back when its process dies, so a kill leaves no run locked.
         self._lock = FileLock(path / "lock")
+        self._is_held = self._is_new = False
+        self._folders_made: list[Path] = []
 
     @property
     def run_id(self) -> str:
@@ -82,9 +90,11 @@ class RunDirectory:
                 "exists already and is never written over",
                 f"go on with it (train --resume {self.path}), name another directory, or delete it",
             )
+        folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
         make_output_dir(self.path)
         # Before anything is written: of two starts at one time, the later one changes nothing.
         self._lock_it()
+        self._is_new, self._folders_made = True, folders
         atomic.write_text(self.config, config_yaml)
         atomic.write_bytes(self.splits, splits)
         # Not keyed by the seed: of two runs with equal settings, none takes the commits of the
@@ -97,6 +107,33 @@ class RunDirectory:
             return False
         names = {entry.name for entry in self.path.iterdir()}
         return not names or ("lock" in names and all(map(_is_unfinished, names)))
+
+    def discard_unused(self) -> None:
+        """Take back what `create` has made here, unless a training has kept something in it.
+
+        For a run that a user's mistake ends: the next try may then have the same directory. Files
+        that are not the run's own stay, and the directory with them. Raises nothing.
+        """
+        if not self._is_new or self._keeps_something():
+            return
+        # The mistake is what the user is to read, not why a file cannot be deleted.
+        with contextlib.suppress(OSError, Timeout):
+            if not self._is_held:
+                self._lock_now()
+            # First: a kill right after it leaves a run that was never made.
+            (self.path / "run.json").unlink(missing_ok=True)
+            for entry in sorted(self.path.iterdir()):
+                if entry.name != "lock" and (entry.name in OWN or _is_unfinished(entry.name)):
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            self._release()
+            (self.path / "lock").unlink(missing_ok=True)
+            for folder in self._folders_made:
+                folder.rmdir()
+
+    def _keeps_something(self) -> bool:
+        """Whether a training has come as far as a line of history or a commit."""
+        commits = [path for path in self.checkpoints.glob("*/*") if path.suffix != ".tmp"]
+        return bool(commits) or self.history.num_lines() > 0
 
     def open_again(self) -> None:
         """Take the directory for a resume."""
@@ -138,7 +175,7 @@ class RunDirectory:
     def _lock_it(self) -> None:
         """Hold the directory until `close`. Raises UserError if another training does."""
         try:
-            self._lock.acquire(timeout=0)
+            self._lock_now()
         except Timeout as error:
             raise UserError(
                 "output_dir",
@@ -147,9 +184,18 @@ class RunDirectory:
                 "wait for it or end it",
             ) from error
 
+    def _lock_now(self) -> None:
+        self._lock.acquire(timeout=0)
+        # Noted here: to another thread, a FileLock looks free that this process holds.
+        self._is_held = True
+
+    def _release(self) -> None:
+        self._lock.release()
+        self._is_held = False
+
     def close(self) -> None:
         """Give back what this process holds of the run: the lock and the log file."""
-        self._lock.release()
+        self._release()
         _stop_log()
 
     def write_json(self, name: str, value: Any) -> None:

@@ -144,6 +144,14 @@ ARMS = (
     ),
 )
 
+CHOSEN_SPLITS = "chosen.parquet"
+"""In the folder of a seed: splits whose labels were chosen (`study/labels_by.py`), not drawn."""
+
+VOTE = "vote"
+"""Both models on all labels, and the mean of their probabilities: the ensemble of `one-model`."""
+
+ALIASES = {VOTE: "one-model"}
+
 BY_NAME = {arm.name: arm for arm in ARMS}
 
 
@@ -156,7 +164,11 @@ def in_order(names: list[str]) -> list[Arm]:
 
 def start_config(base: Config, seed: int, folder: Path) -> Config:
     """Step 1 alone, with its measurement: A and B for all conditions of a seed."""
-    return step_one_alone(replace(base, seed=seed, output_dir=str(folder / START)))
+    config = replace(base, seed=seed, output_dir=str(folder / START))
+    chosen = folder / CHOSEN_SPLITS
+    if chosen.is_file():
+        config = replace(config, data=replace(config.data, splits_from=str(chosen)))
+    return step_one_alone(config)
 
 
 def step_one_alone(config: Config) -> Config:

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from cotrain_dist.config import Config
+from cotrain_dist.config.data import DEFAULT_FRACTION
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, Listing
@@ -28,7 +29,7 @@ from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.study.arms import step_one_alone
 from cotrain_dist.study.figures import draw_curve
-from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part
+from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part, with_test
 from cotrain_dist.study.report import setting_of
 
 
@@ -70,7 +71,7 @@ def calibrate(base: Config, goal: Goal, rt: Runtime, *, quiet: bool = False) -> 
     smaller one, over the same T. Returns whether a fraction was found.
     """
     folder = Path(base.output_dir)
-    base = replace(base, precision=rt.precision)  # what `auto` comes to, for all trials
+    base = with_test(replace(base, precision=rt.precision))  # what `auto` comes to, for all trials
     # One rank searches and the others are told, so none can come to another fraction.
     search = together(lambda: _Search(base, goal) if rt.is_lead else None, rt.control)
     while True:
@@ -100,7 +101,9 @@ class _Search:
         self._folder = Path(base.output_dir)
         self._listing = list_images(base.data)
         self._setting = setting_of(base, len(self._listing.class_names))
-        self._limits = labeled_limits(_class_sizes(self._listing), fractions_of(base.data))
+        self._limits = labeled_limits(
+            _class_sizes(self._listing), fractions_of(base.data, has_unlabeled=False)
+        )
         self._trials: list[Trial] = []
         self._sizes: set[int] = set()
         self._ending = ""
@@ -137,7 +140,7 @@ class _Search:
     def _first_fraction(self) -> float:
         data = self._base.data
         if data.labeled_per_class is None:
-            return round(data.labeled_fraction, 4)
+            return round(data.labeled_fraction or DEFAULT_FRACTION, 4)
         return round(data.labeled_per_class / min(_class_sizes(self._listing)), 4)
 
     def take(self, fraction: float) -> None:
@@ -145,7 +148,7 @@ class _Search:
         values = []
         for draw in range(self._goal.num_draws):
             part = trial_config(self._base, fraction, draw, self._folder).output_dir
-            test = RunDirectory(Path(part)).history.cotrain()[-1].test
+            test = RunDirectory(Path(part)).history.cotrain()[-1].on_test
             values += [test[role].top1 for role in ROLE_NAMES]
         # Even one draw has two models, so there is a deviation.
         self._trials.append(Trial(fraction, mean(values), stdev(values), len(values)))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cotrain_dist.config import Config
+from cotrain_dist.config.data import DEFAULT_FRACTION
 from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume
 from cotrain_dist.data.sources.listing import Listing
 from cotrain_dist.data.splits import load_split_table
@@ -34,6 +35,7 @@ DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.lab
 
 def open_study(base: Config, folder: Path) -> None:
     """Make the study's folder, or check that it was begun with the same settings; on one rank."""
+    base = with_test(base)
     check_settings(base)
     if folder.exists() and not _is_study(folder):
         raise UserError(
@@ -94,6 +96,18 @@ def _is_study(folder: Path) -> bool:
     names = {entry.name for entry in folder.iterdir()}
     # The lock alone is a study that another task is just making.
     return not names or bool(names & {SETTINGS_FILE, f"{SETTINGS_FILE}.lock"})
+
+
+def with_test(base: Config) -> Config:
+    """The settings with a T drawn also where images without labels would leave it out.
+
+    Raises UserError where there is to be none: a study measures on T.
+    """
+    if base.data.test_fraction is None:
+        base = replace(base, data=replace(base.data, test_fraction=DEFAULT_FRACTION))
+    if base.data.test_fraction == 0 and not (base.data.test or base.data.test_per_class):
+        raise UserError("data.test_fraction", 0, "a study measures on T", "give it 0.2, say")
+    return base
 
 
 def check_settings(base: Config) -> None:

@@ -37,6 +37,7 @@ from cotrain_dist.study.parts import (
     open_study,
     run_part,
     sources_of,
+    with_test,
 )
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
@@ -51,7 +52,7 @@ def reproduce(
     are never run again, a part that was killed goes on where it stood.
     """
     folder = Path(base.output_dir).absolute()  # parts name each other by it
-    base = replace(base, precision=rt.precision)  # what `auto` comes to, for all parts
+    base = with_test(replace(base, precision=rt.precision))  # what `auto` comes to, for all parts
     on_lead(lambda: open_study(base, folder), rt)
     for seed in seeds:
         of_seed = folder / f"seed-{seed}"

@@ -65,9 +65,9 @@ def outcome_of(history: Sequence[Record], sources: Sequence[str] = ()) -> Outcom
     """The figures of a finished part."""
     before = [record for record in history if isinstance(record, PretrainRecord)]
     records = [record for record in history if isinstance(record, CotrainRecord)]
-    curve = {name: [100 * r.test[name].top1 for r in records] for name in MODELS}
-    judged = {name: [r.chosen_on[name].top1 for r in records] for name in MODELS}
-    last = records[-1].test
+    curve = {name: [100 * r.on_test[name].top1 for r in records] for name in MODELS}
+    judged = {name: [r.judged[name].top1 for r in records] for name in MODELS}
+    last = records[-1].on_test
     return Outcome(
         curve=curve,
         recall={name: 100 * last[name].mean_class_recall for name in MODELS},
@@ -108,7 +108,7 @@ def _signs(records: Sequence[CotrainRecord]) -> dict[str, list[float | None]]:
         signs[f"selected_accuracy_{role}"] = [one.selected_accuracy for one in own]
     for name in MODELS:
         signs[f"calibration_error_{name}"] = [
-            record.test[name].calibration_error for record in records
+            record.on_test[name].calibration_error for record in records
         ]
     return signs
 

@@ -35,11 +35,11 @@ NUM_KEPT = 2
 
 @dataclass(frozen=True)
 class BestModel:
-    """The best model on V so far: its role, epoch and top-1."""
+    """The best model so far: its role, epoch and top-1; None where nothing was measured."""
 
     role: str
     epoch: int
-    top1: float
+    top1: float | None
 
 
 @dataclass

@@ -45,7 +45,7 @@ class EpochOutcome:
     fits: Mapping[Role, Fit]
     """Of both roles; empty before the first epoch."""
     measured: Mapping[Split, Mapping[str, Accuracy]]
-    """On T, and V where there is one: of a, b and ensemble."""
+    """On T and V, where there are such: of a, b and ensemble."""
     seconds: float
 
 
@@ -152,7 +152,7 @@ def describe_epoch(
             role.value: _describe_role(role, teacher, outcome, table)
             for role, teacher in teachers.items()
         },
-        test=outcome.measured[Split.T],
+        test=outcome.measured.get(Split.T),
         validation=outcome.measured.get(Split.V),
         seconds=round(outcome.seconds, 3),
         **of_ranks,

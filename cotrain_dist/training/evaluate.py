@@ -105,10 +105,9 @@ def measure_split(
 def measure_all(
     students: Sequence[Classifier], images: Images, ctx: RunContext
 ) -> dict[Split, dict[str, Accuracy]]:
-    """Collective over all ranks: both models and their mean on T and, where there is one, on V."""
-    has_validation = len(images.table.sample_ids(Split.V)) > 0
+    """Collective over all ranks: both models and their mean on T and V, where there are such."""
     # T steers no step and no R. Without V it chooses models/best, and a note there says so.
-    splits = [Split.T, Split.V] if has_validation else [Split.T]
+    splits = [split for split in (Split.T, Split.V) if len(images.table.sample_ids(split))]
     return {split: measure_split(students, split, images, ctx) for split in splits}
 
 

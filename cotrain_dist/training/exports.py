@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 from cotrain_dist.method.metrics import Accuracy
 from cotrain_dist.models import save_model
-from cotrain_dist.store.records import CotrainRecord
+from cotrain_dist.store.records import CotrainRecord, CrossValidation
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.commits import BestModel, CotrainState
 from cotrain_dist.training.student import Student
@@ -34,7 +34,7 @@ def keep_best_on_validation(
 ) -> None:
     """Write models/best where a model beats all before it on V; the earlier one wins a tie."""
     best = _better_model(epoch, validation)
-    if state.best is not None and best.top1 <= state.best.top1:
+    if state.best is not None and _top1(best) <= _top1(state.best):
         return
     # On every rank, though one alone saves the model: all must agree on what the next one has to
     # beat.
@@ -46,12 +46,37 @@ def save_better_of_last_epoch(
     students: list[Student], last: CotrainRecord, class_names: Sequence[str], store: RunDirectory
 ) -> None:
     """Without V: write models/best from the better role on T of the last epoch, and say so."""
-    best = _better_model(last.epoch, last.test)
+    best = _better_model(last.epoch, last.on_test)
     notes = {"chosen_on": "T", "note": CHOSEN_ON_T}
     _save_best(students, best, notes, class_names, store)
 
 
-def _better_model(epoch: int, figures: Mapping[str, Accuracy]) -> BestModel:
+def save_better_by_estimate(
+    students: list[Student],
+    epoch: int,
+    found: CrossValidation | None,
+    class_names: Sequence[str],
+    store: RunDirectory,
+) -> None:
+    """Without T and V: write models/best from the better role by cross-validation; else from A."""
+    if found is None:
+        best, notes = BestModel(ROLES[0].value, epoch, None), {"chosen_on": "nothing"}
+    else:
+        best, notes = _better_model(epoch, found.of), {"chosen_on": "cross-validation on L"}
+    _save_best(students, best, notes, class_names, store)
+
+
+def _top1(best: BestModel) -> float:
+    assert best.top1 is not None
+    return best.top1
+
+
+class _HasTop1(Protocol):
+    @property
+    def top1(self) -> float: ...
+
+
+def _better_model(epoch: int, figures: Mapping[str, _HasTop1]) -> BestModel:
     # max() takes the first of equals, A: the same on every rank, as the figures are.
     role = max(ROLES, key=lambda role: figures[role.value].top1)
     return BestModel(role.value, epoch, figures[role.value].top1)

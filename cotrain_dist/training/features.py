@@ -14,7 +14,7 @@ from cotrain_dist.models import Preprocessing, features_of
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.features import FeatureStore, default_folder
-from cotrain_dist.training.student import Student
+from cotrain_dist.training.student import Classifier
 from cotrain_dist.version import FEATURES_VERSION
 
 FORWARD_SIZE = 64
@@ -53,7 +53,7 @@ def weights_digest(backbone: nn.Module, head: nn.Linear) -> str:
 
 
 def fill_store(
-    store: FeatureStore, student: Student, pixels: PixelSource, reporter: Reporter
+    store: FeatureStore, student: Classifier, pixels: PixelSource, reporter: Reporter
 ) -> None:
     """Collective over the role group: compute what is missing, each rank its blocks, in turn.
 
@@ -79,10 +79,11 @@ def fill_store(
     if missing:
         reporter.say(f"{what}: {num_images} images to {store.path}")
     together(compute, group)  # nobody reads before all have written
-    together(lambda: _check_all(store), group)
+    together(lambda: check_all(store), group)
 
 
-def _check_all(store: FeatureStore) -> None:
+def check_all(store: FeatureStore) -> None:
+    """Raise UserError where blocks are not here that other ranks have written."""
     absent = [block for block in range(store.num_blocks) if not store.has(block)]
     if absent:
         raise UserError(

@@ -1,10 +1,18 @@
 """`train: head`: a student's last layer is fitted to all its rows at once, on every rank alike."""
 
 import torch
+from torch import Tensor
 
 from cotrain_dist.config import RoleConfig
 from cotrain_dist.keys import derive_seed
-from cotrain_dist.method.heads import Scaling, choose_penalty, fit_head, scaling_of
+from cotrain_dist.method.heads import (
+    Floats,
+    Head,
+    Scaling,
+    choose_penalty,
+    fit_head,
+    scaling_of,
+)
 from cotrain_dist.method.splits import Split
 from cotrain_dist.models import head_of
 from cotrain_dist.store.features import FeatureStore
@@ -31,10 +39,14 @@ def freeze_backbone(student: Student, images: Images, ctx: RunContext) -> Studen
 
 
 def scaling_of_images(store: FeatureStore, images: Images) -> Scaling:
-    """Center and scale over images that are not held out: their labels do not matter."""
-    splits = images.table.splits
-    ids = ((splits != Split.T) & (splits != Split.V)).nonzero().flatten()
-    ids = ids[:: -(-len(ids) // MAX_SCALING_ROWS)]
+    """Center and scale over images that are learned from: their labels do not matter."""
+    unseen = torch.tensor([Split.T, Split.V, Split.OUT])
+    return scaling_over(store, (~torch.isin(images.table.splits, unseen)).nonzero().flatten())
+
+
+def scaling_over(store: FeatureStore, sample_ids: Tensor) -> Scaling:
+    """Center and scale over some images, thinned out where they are very many."""
+    ids = sample_ids[:: max(1, -(-len(sample_ids) // MAX_SCALING_ROWS))]
     return scaling_of(store.read(ids).double().numpy())
 
 
@@ -44,18 +56,32 @@ def fit_student(frozen: Frozen, config: RoleConfig, learned: TrainingSet) -> Fit
     So no rank waits, and the head has the same bits in every world.
     """
     rows = frozen.features.read(learned.sample_ids).double().numpy()
-    targets, num_classes = learned.targets.numpy(), frozen.head.out_features
-    penalty = config.model.head_penalty
-    if penalty is None:
-        # On the rows that a person has labeled: a function of them alone, so a resume agrees.
-        given = (~learned.is_pseudo).numpy()
-        seed = derive_seed(config.seed, "folds")
-        penalty = choose_penalty(rows[given], targets[given], num_classes, frozen.scaling, seed)
-    weights = None if learned.weights is None else learned.weights.double().numpy()
-    head = fit_head(rows, targets, num_classes, penalty, frozen.scaling, weights)
+    head = fit_rows(rows, learned, frozen.head.out_features, frozen.scaling, config)
     with torch.no_grad():
         frozen.head.weight.copy_(torch.from_numpy(head.weight))
         frozen.head.bias.copy_(torch.from_numpy(head.bias))
     return Fit(
         loss=head.loss, learning_rate=0.0, num_steps=head.num_iterations, num_samples=len(learned)
     )
+
+
+def fit_rows(
+    rows: Floats, learned: TrainingSet, num_classes: int, scaling: Scaling, config: RoleConfig
+) -> Head:
+    """The head for rows [n, F] float64, the features of a training set of n images."""
+    penalty, _ = penalty_and_seed(rows, learned, num_classes, scaling, config)
+    weights = None if learned.weights is None else learned.weights.double().numpy()
+    return fit_head(rows, learned.targets.numpy(), num_classes, penalty, scaling, weights)
+
+
+def penalty_and_seed(
+    rows: Floats, learned: TrainingSet, num_classes: int, scaling: Scaling, config: RoleConfig
+) -> tuple[float, int]:
+    """The penalty, given or chosen by cross-validation, and the seed that deals out its folds."""
+    seed, penalty = derive_seed(config.seed, "folds"), config.model.head_penalty
+    if penalty is None:
+        # On the rows that a person has labeled: a function of them alone, so a resume agrees.
+        given = (~learned.is_pseudo).numpy()
+        targets = learned.targets.numpy()[given]
+        penalty = choose_penalty(rows[given], targets, num_classes, scaling, seed)
+    return penalty, seed

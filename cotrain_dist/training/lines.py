@@ -19,10 +19,13 @@ def pretrain_line(record: PretrainRecord, seconds: float, num_epochs: int) -> st
 
 def cotrain_line(record: CotrainRecord, num_epochs: int) -> str:
     """An epoch of Step 2."""
-    line = f"cotrain {record.epoch}/{num_epochs}: T " + ", ".join(
-        f"{name if len(name) > 1 else name.upper()} {accuracy.top1:.1%}"
-        for name, accuracy in record.test.items()
-    )
+    line = f"cotrain {record.epoch}/{num_epochs}"
+    figures, where = (record.test, "T") if record.test else (record.validation, "V")
+    if figures is not None:
+        line += f": {where} " + ", ".join(
+            f"{name if len(name) > 1 else name.upper()} {accuracy.top1:.1%}"
+            for name, accuracy in figures.items()
+        )
     if record.agreement_rate is not None:
         for name, role in record.roles.items():
             line += f"; R_{name.upper()} {role.num_selected}"

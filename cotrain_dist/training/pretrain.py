@@ -61,8 +61,9 @@ def pretrain_epoch(
         train_accuracy = measure_role(student, labeled.sample_ids, images, ctx).top1
     is_last = is_last or _reaches(train_accuracy, config)
     # T is measured for the curve alone (Table 2 of the paper): what may stop a model is its own L.
-    if is_last or epoch % config.eval_every_epochs == 0:
-        test = measure_role(student, images.table.sample_ids(Split.T), images, ctx)
+    test_ids = images.table.sample_ids(Split.T)
+    if len(test_ids) and (is_last or epoch % config.eval_every_epochs == 0):
+        test = measure_role(student, test_ids, images, ctx)
     return PretrainRecord(
         role=student.role.value,
         epoch=epoch,

@@ -6,6 +6,7 @@ from typing import Any
 
 from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.config.text import config_to_yaml, flatten
+from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime, describe_environment
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
@@ -19,7 +20,13 @@ from cotrain_dist.training.commits import (
 )
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.cotrain import cotrain, start_state
-from cotrain_dist.training.exports import save_better_of_last_epoch
+from cotrain_dist.training.cross_validation import (
+    can_cross_validate,
+    cross_validate,
+    no_test_line,
+    tell_estimate,
+)
+from cotrain_dist.training.exports import save_better_by_estimate, save_better_of_last_epoch
 from cotrain_dist.training.heads import freeze_backbone
 from cotrain_dist.training.pretrain import pretrain
 from cotrain_dist.training.setup import fetch_models, first_models, prepare, start_world
@@ -45,6 +52,8 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
     models = together(
         lambda: first_models(config, rt.roles_here, images.table.class_names), rt.control
     )
+    if rt.is_lead and not resume:
+        rt.undo_on_mistake(ctx.store.discard_unused)
     with closing(ctx.store):
         together(lambda: _take_directory(ctx, images, resume), rt.control)
         ctx.store.start_log(rt.global_rank)
@@ -80,11 +89,24 @@ def _take_directory(ctx: RunContext, images: Images, resume: bool) -> None:
 
 def _introduce(ctx: RunContext, images: Images) -> None:
     rt, table = ctx.runtime, images.table
-    sizes = ", ".join(f"{split.name} {len(table.sample_ids(split))}" for split in Split)
+    sizes = ", ".join(
+        f"{split.name} {len(table.sample_ids(split))}" for split in Split if split is not Split.OUT
+    )
+    pool = table.sample_ids(Split.U)
+    num_hidden = int((table.class_ids[pool] >= 0).sum())
+    if num_hidden:
+        # An experiment measures with them; who has labels to spare wants them used.
+        sizes += f" ({num_hidden} with hidden labels, which nobody learns: data.labeled_fraction)"
     ctx.reporter.say(
         f"run {ctx.store.path}, attempt {ctx.store.attempt}: {len(table.class_names)} classes, "
         f"{sizes}"
     )
+    if not len(table.sample_ids(Split.T)):
+        ctx.reporter.say(
+            no_test_line(ctx.config, has_validation=len(table.sample_ids(Split.V)) > 0)
+        )
+    for line in describe_left_out(table.listing, table.splits):
+        ctx.reporter.warn(line)
     ctx.reporter.say(
         f"{rt.num_ranks} process(es) on {rt.device.type}: "
         f"A ({resolve_role(ctx.config, 'a').name}) on rank(s) {list(rt.placement.ranks_a)}, "
@@ -141,12 +163,19 @@ def finish(students: list[Student], images: Images, ctx: RunContext) -> list[Rec
     history = store.history.read() if rt.is_lead else []
     # The rank that saves the better model may be one of B, and only rank 0 has the history.
     line = broadcast_json(history[-1].to_json() if history else None, rt.control)
-    if not len(images.table.sample_ids(Split.V)):
-        last = CotrainRecord.from_json(line)
-        save_better_of_last_epoch(students, last, images.table.class_names, store)
+    last, class_names = CotrainRecord.from_json(line), images.table.class_names
+    notes: dict[str, Any] = {"finished": True}
+    if last.validation is None and last.test is not None:
+        save_better_of_last_epoch(students, last, class_names, store)
+    elif last.validation is None:
+        found = cross_validate(students, images, ctx) if can_cross_validate(ctx.config) else None
+        save_better_by_estimate(students, last.epoch, found, class_names, store)
+        if found is not None:
+            notes["cross_validation"] = found.to_json()
+            tell_estimate(found, ctx.reporter)
     # `finished` promises all models, and another rank may be writing the best one.
     rt.wait_for_all()
     if rt.is_lead:
-        store.write_json("run.json", store.read_json("run.json") | {"finished": True})
+        store.write_json("run.json", store.read_json("run.json") | notes)
         ctx.reporter.say(f"models: {store.models}/a, b and best")
     return history

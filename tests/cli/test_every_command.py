@@ -22,6 +22,7 @@ def test_every_command_once(
     (tmp_path / "settings.yaml").write_text(config_to_yaml(config))
     settings = ["--config", str(tmp_path / "settings.yaml")]
     run, image = str(tmp_path / "run"), str(digits_folder / "digit_7")
+    cache = ["--data.feature_cache", str(tmp_path / "cache")]
     studies = [tmp_path / name for name in ("study", "calibration")]
     commands = [
         (["env"], "torch: "),
@@ -30,6 +31,13 @@ def test_every_command_once(
         (["train", *settings], "Accuracy on T in %, before and after 1 epochs of Step 2"),
         (["evaluate", run], f"{run} on T, in %"),
         (["predict", run, image, "--output", str(tmp_path / "labels.csv")], ""),
+        (
+            [
+                *("queue", run, "--strategy", "margin", "--size", "5"),
+                *("--output", str(tmp_path / "queue.csv"), *cache),
+            ],
+            "5 of ",
+        ),
         (["runs", str(tmp_path)], "finished"),
         (
             ["reproduce", *settings, "--arms", "none-own", "--output_dir", str(studies[0])],

@@ -179,7 +179,9 @@ def test_a_node_without_the_data_is_named(other: str, cluster: Cluster, tmp_path
         "root, gray = Path(sys.argv[1]), int(sys.argv[2])\n"
         "for label in 'xy':\n"
         "  (root / label).mkdir(parents=True, exist_ok=True)\n"
-        "  for i in range(20): Image.new('L', (8 + gray, 8), gray).save(root/label/f'{i}.png')\n"
+        "  for i in range(20):\n"
+        "    image = Image.new('L', (8 + gray, 8), 20 * (label == 'y') + i)\n"
+        "    image.save(root / label / f'{i}.png')\n"
     )
     for node, gray in (("node1", "1"), *([("node2", "99")] if other == "other" else [])):
         cluster.run("srun", "-w", node, sys.executable, "-c", make, f"{local}/{other}", gray)

@@ -82,11 +82,13 @@ def test_unlabeled_rows_are_all_of_u(tmp_path: Path) -> None:
     save_images(tmp_path, names)
     labels = ["cat"] * 10 + ["dog"] * 10 + [""] * 10
     rows = [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
-    config = config_of(write(tmp_path, "\n".join(["path,label", *rows])))
+    config = config_of(
+        write(tmp_path, "\n".join(["path,label", *rows])), test_fraction=0.2, labeled_fraction=0.2
+    )
     table = draw_split_table(list_images(config), config, seed=0)
     assert table.splits[20:].tolist() == [Split.U] * 10
     counts = {split.name: len(table.sample_ids(split)) for split in Split}
-    assert counts == {"T": 4, "V": 0, "L_A": 4, "L_B": 4, "U": 8 + 10}
+    assert counts == {"T": 4, "V": 0, "L_A": 4, "L_B": 4, "U": 8 + 10, "OUT": 0}
 
     stored = table.to_arrow().column("class").to_pylist()
     assert stored == ["cat"] * 10 + ["dog"] * 10 + [None] * 10
@@ -94,6 +96,22 @@ def test_unlabeled_rows_are_all_of_u(tmp_path: Path) -> None:
     assert again.class_ids.tolist() == table.class_ids.tolist()
     assert again.digest == table.digest
     assert again.to_parquet() == table.to_parquet()
+
+
+def test_without_fractions_every_label_is_used(tmp_path: Path) -> None:
+    names = [f"{i:02d}.png" for i in range(20)]
+    save_images(tmp_path, names)
+    labels = ["cat"] * 5 + ["dog"] * 3 + ["eel"] + [""] * 11
+    rows = [f"{name},{label}" for name, label in zip(names, labels, strict=True)]
+    table_file = write(tmp_path, "\n".join(["path,label", *rows]))
+    config = config_of(table_file)
+    table = draw_split_table(list_images(config), config, seed=0)
+    counts = {split.name: len(table.sample_ids(split)) for split in Split}
+    assert (counts["T"], counts["V"], counts["U"]) == (0, 0, 11)
+    assert {counts["L_A"], counts["L_B"]} == {4, 5}
+    config = config_of(table_file, test_per_class=1, validation_fraction=0.3)
+    with pytest.raises(UserError, match=r"eel \(1 images\): each class needs"):
+        draw_split_table(list_images(config), config, seed=0)
 
 
 def test_labeled_rows_may_all_be_used_where_others_fill_u(tmp_path: Path) -> None:
@@ -111,7 +129,7 @@ def test_labeled_rows_may_all_be_used_where_others_fill_u(tmp_path: Path) -> Non
 
 
 def test_a_class_with_too_few_images_is_named(folder: Path) -> None:
-    config = config_of(write(folder, TABLE))
+    config = config_of(write(folder, TABLE), labeled_fraction=0.2)
     with pytest.raises(UserError, match=r"cat \(1 images\), dog \(2 images\): each class needs"):
         draw_split_table(list_images(config), config, seed=0)
 

@@ -1,5 +1,6 @@
 """data.unlabeled and data.test: further folders whose images are all of U or of T."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -12,10 +13,15 @@ from cotrain_dist.data.splits import draw_split_table, parse_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
 
+_NUMBERS = itertools.count()
+
 
 def save(path: Path, gray: int = 0) -> None:
+    """An image that starts with a gray, and equals no other one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("L", (4, 4), gray).save(path)
+    image = Image.new("L", (4, 4), gray)
+    image.putpixel((3, 3), next(_NUMBERS) % 256)
+    image.save(path)
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def config_of(folders: Path, **changes: object) -> DataConfig:
 
 
 def test_unlabeled_images_are_of_u(folders: Path) -> None:
-    config = config_of(folders, unlabeled=str(folders / "more"))
+    config = config_of(folders, unlabeled=str(folders / "more"), test_fraction=0.2)
     listing = list_images(config)
     assert listing.sources == ("imagefolder",) * 20 + ("unlabeled",) * 3
     assert listing.paths[20:] == ("0.png", "a/2.png", "deep/er/1.png")
@@ -51,7 +57,9 @@ def test_unlabeled_images_are_of_u(folders: Path) -> None:
 
 
 def test_own_images_are_grouped_as_without_further_ones(folders: Path) -> None:
-    plain, config = config_of(folders), config_of(folders, unlabeled=str(folders / "more"))
+    fractions = {"test_fraction": 0.2, "labeled_fraction": 0.2}
+    plain = config_of(folders)
+    config = config_of(folders, unlabeled=str(folders / "more"), **fractions)
     alone = draw_split_table(list_images(plain), plain, seed=0)
     both = draw_split_table(list_images(config), config, seed=0)
     assert alone.splits.tolist() == both.splits[:20].tolist()
@@ -88,7 +96,8 @@ def test_both_folders_at_once_come_back_from_the_table(folders: Path) -> None:
     table = draw_split_table(list_images(config), config, seed=0)
     assert table.listing.source == "imagefolder"
     counts = {split.name: len(table.sample_ids(split)) for split in Split}
-    assert counts == {"T": 4, "V": 0, "L_A": 4, "L_B": 4, "U": 12 + 3}
+    # Where images without labels fill U, no label is hidden.
+    assert counts == {"T": 4, "V": 0, "L_A": 10, "L_B": 10, "U": 3, "OUT": 0}
     again = parse_split_table(table.to_parquet())
     assert again.listing.sources == table.listing.sources
     assert again.class_ids.tolist() == table.class_ids.tolist()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.stream import stream_batches, train_transform
+from cotrain_dist.errors import UserError
 
 BATCHES = [torch.tensor([3, 1, 4]), torch.tensor([0]), torch.tensor([5, 2])]
 AUGMENT = train_transform(DataConfig(image_size=8), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -106,3 +107,23 @@ def test_train_transform_crops_and_flips() -> None:
     slopes = {bool(row[-1] > row[0]) for row in rows}
     assert slopes == {True, False}
     assert len({round(float((row[-1] - row[0]).abs()), 3) for row in rows}) > 5
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("data.root", "a/0.png", "cannot be read", "repair it"),
+        OSError(5, "I/O", "a/0.png"),
+    ],
+)
+def test_an_error_of_the_reader_comes_whole(num_workers: int, error: Exception) -> None:
+    def read(sample_id: int) -> Image.Image:
+        if sample_id == 4:
+            raise error
+        return read_noise(sample_id)
+
+    with pytest.raises(type(error)) as caught:
+        list(stream_batches(read, to_id, BATCHES, num_workers=num_workers))
+    assert str(caught.value) == str(error)
+    assert vars(caught.value) == vars(error)

@@ -66,7 +66,7 @@ def test_counts_of_each_class(
 
 
 def test_group_values_are_those_of_the_table() -> None:
-    assert [group.name for group in Split] == ["T", "V", "L_A", "L_B", "U"]
+    assert [group.name for group in Split] == ["T", "V", "L_A", "L_B", "U", "OUT"]
 
 
 def test_larger_labeled_share_holds_every_smaller_one() -> None:

@@ -169,3 +169,56 @@ def test_what_a_kill_in_the_first_moment_left_is_made_anew(tmp_path: Path) -> No
     (tmp_path / "mine" / "config.yaml").write_text("my own")
     with pytest.raises(UserError, match="exists already"):
         RunDirectory(tmp_path / "mine").create("", b"")
+
+
+@pytest.mark.parametrize("made_before", ["nothing", "runs", "runs/one"])
+def test_what_create_has_made_can_be_taken_back(made_before: str, tmp_path: Path) -> None:
+    if made_before != "nothing":
+        (tmp_path / made_before).mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    run = RunDirectory(tmp_path / "runs" / "one")
+    run.create("seed: 1\n", b"")
+    (run.path / "logs").mkdir()
+    (run.path / "logs" / "rank-000.log").write_text("line")
+    beside = run.checkpoints / "a" / "pretrain-00001.tmp"
+    beside.mkdir(parents=True)
+    (beside / "model.safetensors").write_bytes(b"half")
+    run.history.cut_after(0)
+    run.close()
+    run.discard_unused()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("kept", ["a line", "a commit", "another's", "resumed", "in use"])
+def test_what_somebody_may_want_is_not_taken_back(kept: str, tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.create("seed: 1\n", b"")
+    if kept == "a line":
+        (run.path / "history.jsonl").write_text("{}\n")
+    if kept == "a commit":
+        (run.checkpoints / "b" / "pretrain-00001").mkdir(parents=True)
+    if kept == "resumed":
+        run.close()
+        run = RunDirectory(run.path)
+        run.open_again()
+    if kept == "another's":
+        run.close()
+        run = RunDirectory(run.path)
+        with pytest.raises(UserError, match="exists already"):
+            run.create("seed: 1\n", b"")
+    run.close()
+    before = {p: p.is_dir() or p.read_bytes() for p in tmp_path.rglob("*")}
+    if kept == "in use":
+        with held_by_another_process(run.path / "lock"):
+            run.discard_unused()
+    else:
+        run.discard_unused()
+    assert {p: p.is_dir() or p.read_bytes() for p in tmp_path.rglob("*")} == before
+
+
+def test_a_file_of_the_users_stays_with_its_directory(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    run.create("seed: 1\n", b"")
+    (run.path / "notes.txt").write_text("mine")
+    run.discard_unused()
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]

@@ -25,6 +25,7 @@ from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
 from cotrain_dist.study.arms import BY_NAME
+from cotrain_dist.study.parts import open_study
 from cotrain_dist.study.reproduce import _knows_labels_of_pool, report_on
 
 ARMS = [
@@ -339,8 +340,8 @@ def test_a_part_that_another_process_holds_is_waited_for_no_longer_than_allowed(
     config = replace(
         study, output_dir=str(tmp_path / "study"), distributed=limits, precision="fp32"
     )
-    (tmp_path / "study" / "seed-0").mkdir(parents=True)
-    (tmp_path / "study" / "study.yaml").write_text(config_to_yaml(config))
+    open_study(config, tmp_path / "study")
+    (tmp_path / "study" / "seed-0").mkdir()
     with (tmp_path / "study" / "seed-0" / "start.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         (error,) = run_ranks(_reproduce, 1, tmp_path, config, ["none-own"])

@@ -16,7 +16,7 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.models import fetch_published, head_of
 from cotrain_dist.store import features
 from cotrain_dist.store.features import FeatureStore
-from cotrain_dist.training.features import _check_all
+from cotrain_dist.training.features import check_all
 
 
 class _Hub:
@@ -112,6 +112,6 @@ def test_a_folder_that_the_nodes_do_not_share(tmp_path: Path) -> None:
         store = FeatureStore(tmp_path, {"dtype": "float32"}, 6, 3)
         store.write(0, torch.zeros(4, 3))
         with pytest.raises(UserError, match="1 of 2 blocks that other ranks wrote are not here"):
-            _check_all(store)
+            check_all(store)
         store.write(1, torch.zeros(2, 3))
-        _check_all(store)
+        check_all(store)

@@ -14,9 +14,11 @@ import torch
 from ranks import complaint, history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.config import Config
+from cotrain_dist.config import Config, ModelConfig, resolve_role
 from cotrain_dist.keys import seeded
+from cotrain_dist.models import build_model, preprocessing_of, save_model
 from cotrain_dist.store import features
+from cotrain_dist.types import Role
 
 NUM_BLOCKS = 4
 """Of the 200 images of `digits_folder`."""
@@ -273,3 +275,24 @@ def test_a_resume_with_other_weights_below_the_head_is_refused(
     ((kind, text),) = run_ranks(_resume_and_complain, 1, tmp_path, config)
     assert kind == "UserError"
     assert "holds a head for other features than the model gives now; put back the weights" in text
+
+
+def test_a_folder_s_mean_and_deviation_stay_with_what_was_trained_from_it(
+    starts: dict[str, str], tmp_path: Path
+) -> None:
+    """`evaluate`, a study's arms and a recycled run start from models/a, not from the folder."""
+    start = tmp_path / "start"
+    shutil.copytree(starts["a"], start)
+    content = json.loads((start / "config.json").read_text())
+    content["pretrained_cfg"] |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (start / "config.json").write_text(json.dumps(content))
+    found = []
+    for own in (
+        ModelConfig(pretrained=str(start)),
+        ModelConfig(name="test_resnet", init_from=str(tmp_path / "a")),
+    ):
+        model = build_model(resolve_role(Config(model_a=own), "a"), Role.A, ["cat", "dog"])
+        preprocessing = preprocessing_of(model, 32, 1.0)
+        found.append((preprocessing.mean, preprocessing.std))
+        save_model(model, tmp_path / "a", preprocessing, ["cat", "dog"], {})
+    assert found == [((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))] * 2

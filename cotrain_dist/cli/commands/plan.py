@@ -37,5 +37,5 @@ def run(arguments: Sequence[str]) -> int:
     plan = plan_world(config, own.num_ranks, own.num_nodes, device, measure=own.measure)
     console = build_console()
     for part in plan_tables(plan):
-        console.print(part)
+        console.print(part, markup=False)
     return 0

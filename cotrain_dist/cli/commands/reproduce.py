@@ -21,6 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")
     parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
+    parser.add_argument("--labels_by", nargs="+", help="ways to choose labels (docs/studies.md)")
+    parser.add_argument("--num_labels", type=int, nargs="+", help="how many, for --labels_by")
     parser.add_argument("--report_only", action="store_true", help="write the report, run nothing")
     own, settings = parser.parse_with_settings(arguments)
     config = parse_config(settings, PROG)
@@ -31,14 +33,19 @@ def run(arguments: Sequence[str]) -> int:
         )
     # Imported late: torch takes seconds that a mistyped key should not cost.
     from cotrain_dist.runtime.stop import end_on_signal
-    from cotrain_dist.study.arms import BY_NAME
+    from cotrain_dist.study.arms import ALIASES, BY_NAME
+    from cotrain_dist.study.labels import NAMES
+    from cotrain_dist.study.labels_by import LabelStudy, check_label_study, study_labels
     from cotrain_dist.study.parts import SETTINGS_FILE, check_settings
     from cotrain_dist.study.reproduce import report_on, reproduce
     from cotrain_dist.training.setup import start_world
 
     for name in own.arms or ():
-        if name not in BY_NAME:
-            raise UserError("--arms", name, "is no arm", f"choose from {', '.join(BY_NAME)}")
+        if name not in BY_NAME and name not in ALIASES:
+            names = ", ".join([*BY_NAME, *ALIASES])
+            raise UserError("--arms", name, "is no arm", f"choose from {names}")
+    if own.labels_by or own.num_labels:
+        check_label_study(vars(own), NAMES)
     if own.report_only:
         settings_file = Path(config.output_dir) / SETTINGS_FILE
         if settings_file.is_file():  # the study's own, whatever else was given
@@ -49,5 +56,11 @@ def run(arguments: Sequence[str]) -> int:
     check_settings(config)
     end_on_signal()
     with start_world(config) as rt:
-        reproduce(config, seeds, own.arms or list(BY_NAME), rt)
+        if own.labels_by:
+            nums = sorted(set(own.num_labels))
+            arms = own.arms or ["vote", "ceiling"]
+            study_labels(config, LabelStudy(own.labels_by, nums, seeds, arms), rt)
+        else:
+            arms = [ALIASES.get(name, name) for name in own.arms or BY_NAME]
+            reproduce(config, seeds, arms, rt)
     return 0

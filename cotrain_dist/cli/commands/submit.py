@@ -82,7 +82,7 @@ def _check(config: Config, own: Namespace, num_ranks_per_node: int) -> None:
     plan = plan_world(config, own.nodes * num_ranks_per_node, own.nodes, device)
     console = build_console()
     for part in plan_tables(plan):
-        console.print(part)
+        console.print(part, markup=False)
 
 
 def _settings_file(config: Config) -> Path:

@@ -64,8 +64,11 @@ def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Lis
     return _listing_of_files(source, root, files, labels, class_names)
 
 
-def list_table(config: DataConfig) -> Listing:
-    """The rows of a CSV file; an empty label is no label."""
+def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
+    """The rows of a CSV file; an empty label is no label.
+
+    needs_classes: whether at least two have to be labeled.
+    """
     table, folder = Path(config.table or ""), folders_of(config)["csv"]
     rows = _read_rows(table, config)
     files = [folder / row[config.path_column] for row in rows]
@@ -79,7 +82,7 @@ def list_table(config: DataConfig) -> Listing:
             "give data.root, the folder that the paths start from, or fix the table",
         )
     labels = [row[config.label_column].strip() or None for row in rows]
-    if len(set(labels) - {None}) < 2:
+    if needs_classes and len(set(labels) - {None}) < 2:
         raise UserError(
             "data.table",
             table,
@@ -128,6 +131,28 @@ def list_unlabeled(root: Path) -> Listing:
     if not files:
         raise UserError("data.unlabeled", root, "holds no image", "name one that does")
     return _listing_of_files(UNLABELED, root, files, [None] * len(files), [])
+
+
+def list_without_classes(config: DataConfig) -> Listing:
+    """The images of a folder at any depth, or of a table; labels count where a table gives some.
+
+    For what is asked before there are classes. Raises UserError where there is no image.
+    """
+    if config.source == "imagefolder":
+        root = Path(config.root or "")
+        _check_folder(root, "data.root", "name one that holds images")
+        files = images_below(root)
+        if not files:
+            raise UserError("data.root", root, "holds no image", "name a folder that does")
+        return _listing_of_files("imagefolder", root, files, [None] * len(files), [])
+    if config.source == "csv":
+        return list_table(config, needs_classes=False)
+    raise UserError(
+        "data.source",
+        config.source,
+        "its images are no files that a person could open and label",
+        "give data.root, a folder of images, or data.table",
+    )
 
 
 def list_test(root: Path, class_names: Sequence[str]) -> Listing:

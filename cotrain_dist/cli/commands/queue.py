@@ -1,0 +1,86 @@
+"""`cotrain-dist queue`: which images to label, before any training or for a run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.config.parsing import config_of_run, parse_config
+from cotrain_dist.errors import UserError
+
+USAGE = "queue [RUN] --size N --output FILE.csv [--strategy NAME] ..."
+PROG = "cotrain-dist queue"
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Collective under a launcher."""
+    own, settings = _parser().parse_with_settings(arguments)
+    if own.size < 1:
+        raise UserError("--size", own.size, "must be at least 1", "50 is a good start")
+    if not 0.0 <= own.near <= 2.0:
+        raise UserError("--near", own.near, "must lie between 0 and 2", "0 leaves out equal files")
+    if own.run is None:
+        # Random weights would give features that say nothing.
+        starts = {"model_a.pretrained": True, "model_b.pretrained": True}
+        config = parse_config(settings, PROG, starts)
+    else:
+        config = config_of_run(own.run, settings, PROG)
+
+    # Imported late: torch takes seconds that a mistyped key should not cost.
+    from cotrain_dist.inference.choose import Query
+    from cotrain_dist.inference.queue import (
+        check_output,
+        queue_of_folder,
+        queue_of_run,
+        write_queue,
+    )
+    from cotrain_dist.runtime.progress import build_console
+    from cotrain_dist.training.setup import start_world
+
+    _check_strategy(own.strategy, own.run)
+    check_output(own.output)
+    query = Query(own.strategy, own.size, config.seed, own.near)
+    with start_world(config) as rt:
+        work = queue_of_folder if own.run is None else queue_of_run
+        asked = work(config, query, rt)
+        if rt.is_lead:
+            write_queue(asked, config, own.output)
+            build_console().print(
+                f"{len(asked.paths)} of {asked.num_candidates} images to label, most worth first: "
+                f"{own.output}",
+                markup=False,
+            )
+    return 0
+
+
+def _parser() -> Arguments:
+    parser = Arguments(
+        PROG,
+        "List the images that are most worth a label: of a folder (--data.root) or a table "
+        "(--data.table) before any training, or of a run's U. Takes train's keys too.",
+    )
+    parser.add_argument("run", type=Path, nargs="?", help="directory that train wrote")
+    parser.add_argument("--size", type=int, default=50, help="images to list (default 50)")
+    parser.add_argument("--output", type=Path, required=True, help="table to write, FILE.csv")
+    parser.add_argument("--strategy", default="herding", help="default: herding")
+    parser.add_argument(
+        "--near",
+        type=float,
+        default=0.2,
+        help="distance of features (0..2) below which images count as one (default 0.2)",
+    )
+    return parser
+
+
+def _check_strategy(strategy: str, run: Path | None) -> None:
+    from cotrain_dist.method.queries import STRATEGIES, WITHOUT_MODELS
+
+    if strategy not in STRATEGIES:
+        names = ", ".join(STRATEGIES)
+        raise UserError("--strategy", strategy, "is no strategy", f"choose from {names}")
+    if run is None and strategy not in WITHOUT_MODELS:
+        raise UserError(
+            "--strategy",
+            strategy,
+            "asks what models say, and without a run there are none",
+            f"give RUN, or choose from {', '.join(WITHOUT_MODELS)}",
+        )

@@ -1,0 +1,158 @@
+"""`queue`: the images of a folder, a table or a run that a person should label next."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.config import Config, resolve_role
+from cotrain_dist.data.copies import leave_out_copies
+from cotrain_dist.data.sources import image_reader
+from cotrain_dist.data.sources.files import list_without_classes
+from cotrain_dist.data.splits import SplitTable, parse_split_table
+from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.errors import UserError
+from cotrain_dist.inference.choose import (
+    JointFeatures,
+    Probs,
+    Query,
+    both_features,
+    choose,
+    head_rows,
+    share_heads,
+)
+from cotrain_dist.inference.evaluate import load_classifiers, open_run
+from cotrain_dist.method.queries import WITHOUT_MODELS
+from cotrain_dist.method.splits import Split
+from cotrain_dist.models import head_of
+from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.collectives import broadcast_bytes, together
+from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store import atomic
+from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.setup import fetch_models, first_models
+from cotrain_dist.training.student import Classifier, build_classifier
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The images to label."""
+
+    paths: list[str]
+    """Relative to the folder that the source's images start from, most worth first."""
+    num_candidates: int
+    """Images that could have been asked for; equal files count once."""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Where images are chosen from."""
+
+    classifiers: Sequence[Classifier]
+    images: Images
+    candidates: Tensor
+    """[n] int64 sample_ids."""
+    labeled: Tensor
+    """[n] int64 sample_ids."""
+    ctx: RunContext
+
+
+def queue_of_folder(config: Config, query: Query, rt: Runtime) -> Asked:
+    """Of images without labels, before any training. Collective over all ranks."""
+    fetch_models(config, rt)
+    content = together(lambda: _list(config) if rt.is_lead else b"", rt.control)
+    table = parse_split_table(broadcast_bytes(content, rt.control))
+    read = together(lambda: image_reader(config.data, table.listing), rt.control)
+    # The last layers are not asked, so any classes will do.
+    models = together(lambda: first_models(config, rt.roles_here, ("a", "b")), rt.control)
+    classifiers = [
+        build_classifier(role, model, resolve_role(config, role.value), rt)
+        for role, model in models.items()
+    ]
+    ctx = RunContext(config, rt, RunDirectory(Path(config.output_dir)), Reporter(show=rt.is_lead))
+    is_in, has_label = table.splits != Split.OUT, table.class_ids >= 0
+    opened = _Opened(
+        classifiers,
+        Images(table, PixelSource(read, config.data.num_workers)),
+        (is_in & ~has_label).nonzero().flatten(),
+        (is_in & has_label).nonzero().flatten(),
+        ctx,
+    )
+    return _ask(opened, query)
+
+
+def _list(config: Config) -> bytes:
+    """All images, as a table that other ranks can read."""
+    listing = list_without_classes(config.data)
+    splits = torch.full((len(listing.paths),), Split.U, dtype=torch.int64)
+    return SplitTable(listing, leave_out_copies(listing, splits)).to_parquet()
+
+
+def queue_of_run(config: Config, query: Query, rt: Runtime) -> Asked:
+    """Of a run's U, by its saved models; `config.output_dir` is the run. Collective."""
+    ctx, table = together(lambda: open_run(config, rt), rt.control)
+    classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
+    read = together(lambda: image_reader(config.data, table.listing), rt.control)
+    labeled = torch.cat([table.sample_ids(Split.L_A), table.sample_ids(Split.L_B)])
+    images = Images(table, PixelSource(read, config.data.num_workers))
+    return _ask(_Opened(classifiers, images, table.sample_ids(Split.U), labeled, ctx), query)
+
+
+def _ask(opened: _Opened, query: Query) -> Asked:
+    """Collective over all ranks."""
+    ctx, table = opened.ctx, opened.images.table
+    candidates = _without_equal_files(opened.candidates, opened.labeled, table)
+    if query.num > len(candidates):
+        raise UserError(
+            "--size",
+            query.num,
+            f"{len(candidates)} different image(s) have no label",
+            "ask for fewer" if len(candidates) else "there is nothing to ask for",
+        )
+    stores = both_features(opened.classifiers, opened.images, ctx)
+    features = JointFeatures.of(stores, torch.cat([candidates, opened.labeled]).sort().values)
+    probs: Probs | None = None
+    if query.strategy not in WITHOUT_MODELS:
+        own = {
+            classifier.role: head_rows(head_of(classifier.whole, ""))
+            for classifier in opened.classifiers
+            if classifier.is_lead
+        }
+        probs = share_heads(own, stores, ctx.runtime)
+    chosen = choose(query, candidates, opened.labeled, features, probs, ctx.runtime.control)
+    return Asked([table.listing.paths[i] for i in chosen], len(candidates))
+
+
+def _without_equal_files(candidates: Tensor, labeled: Tensor, table: SplitTable) -> Tensor:
+    """Of equal files the first, and none that is labeled already."""
+    seen = {table.listing.digests[i] for i in labeled.tolist()}
+    kept = []
+    for i in candidates.tolist():
+        if table.listing.digests[i] not in seen:
+            seen.add(table.listing.digests[i])
+            kept.append(i)
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+def check_output(file: Path) -> None:
+    """Raise UserError where the list cannot be written to; no file is replaced."""
+    if file.suffix != ".csv":
+        raise UserError("--output", file, "must end in .csv", "name it labels.csv, say")
+    if file.exists():
+        raise UserError("--output", file, "exists already", "name another file, or delete it")
+    if not file.parent.is_dir():
+        raise UserError("--output", file, "its folder does not exist", "make the folder first")
+
+
+def write_queue(asked: Asked, config: Config, file: Path) -> None:
+    """A table of paths with empty labels, as `data.table` reads it."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([config.data.path_column, config.data.label_column])
+    writer.writerows([path, ""] for path in asked.paths)
+    atomic.write_text(file, text.getvalue())
