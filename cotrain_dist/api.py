@@ -29,7 +29,8 @@ from typing import Literal
 from torch import nn
 
 from cotrain_dist.config import Config
-from cotrain_dist.config.parsing import config_from_yaml, config_of_run
+from cotrain_dist.config.of_run import config_of_run
+from cotrain_dist.config.parsing import config_from_yaml
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError

@@ -108,6 +108,8 @@ def build_model(config: RoleConfig, role: Role, class_names: Sequence[str]) -> n
 
 def _cannot_be_built(config: RoleConfig, role: Role, error: Exception) -> UserError:
     why = str(error).splitlines()[0]
+    if "allocate memory" in why:
+        why = "not enough memory"  # the allocator names itself and a number of bytes
     if isinstance(config.model.pretrained, str):
         return UserError(
             f"model_{role.value}.pretrained",
@@ -297,7 +299,7 @@ class Schedule:
             min_lr=phase.min_learning_rate,
             # A warm-up to a rate below this one would fall instead of rise.
             warmup_lr=min(WARMUP_START_RATE, phase.learning_rate),
-            warmup_epochs=phase.warmup_epochs,
+            warmup_epochs=phase.num_warmup_epochs,
         )
 
     def set_rate(self, progress_epochs: float) -> float:

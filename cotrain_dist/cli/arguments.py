@@ -2,11 +2,19 @@
 
 import argparse
 import difflib
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from cotrain_dist.config.schema import describe_keys, is_key
 from cotrain_dist.errors import UserError
+
+
+def say_loading() -> None:
+    """Tell a person at a terminal what the first seconds are for."""
+    if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
+        print("loading PyTorch ...", file=sys.stderr, flush=True)
 
 
 class Arguments(argparse.ArgumentParser):

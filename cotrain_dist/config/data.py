@@ -1,4 +1,4 @@
-"""Settings of the images and their groups."""
+"""Settings of the images and their splits."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -35,6 +35,9 @@ class DataConfig:
     """Folder with one folder per class that is T; the source's own images then give none to T."""
     splits_from: str | None = None
     """A run directory (or its splits.parquet) whose splits are taken over instead of drawn."""
+    extra_labels: str | None = None
+    """CSV file of further labels, such as `queue` lists images for: its images leave U for L_A and
+    L_B in turn."""
     image_size: int | None = None
     """Side in pixels of the square images that the models see; null is what the folder in
     `model_a.pretrained` says, else 64."""
@@ -77,14 +80,11 @@ class DataConfig:
         if key is not None and not getattr(self, key):
             raise UserError(
                 f"data.{key}",
-                getattr(self, key),
+                "(none)",
                 f"data.source {self.source} needs it",
                 f"give --data.{key}, see train --help",
             )
-        if self.image_size is not None and self.image_size < 8:
-            raise UserError(
-                "data.image_size", self.image_size, "must be at least 8 pixels", "try 64 or 224"
-            )
+        check_image_size("data.image_size", self.image_size)
         if not 0.0 < self.center_crop_fraction <= 1.0:
             raise UserError(
                 "data.center_crop_fraction",
@@ -167,7 +167,16 @@ class DataConfig:
             )
 
 
+LARGEST_IMAGE_SIZE = 4096
+
 DEFAULT_FRACTION = 0.2
+
+
+def check_image_size(key: str, size: int | None) -> None:
+    """Raise UserError for a side in pixels that no model is made for."""
+    if size is not None and not 8 <= size <= LARGEST_IMAGE_SIZE:
+        rule = f"must be 8 to {LARGEST_IMAGE_SIZE} pixels"
+        raise UserError(key, size, rule, "try 64 or 224")
 
 
 def fraction_of_test(config: DataConfig, *, has_unlabeled: bool) -> float | int:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from cotrain_dist.config.data import check_image_size
 from cotrain_dist.errors import UserError
 
 
@@ -63,10 +64,7 @@ class ModelConfig:
                 "needs a start, since random weights give no features",
                 "give pretrained or init_from as well",
             )
-        if self.image_size is not None and self.image_size < 8:
-            raise UserError(
-                "image_size", self.image_size, "must be at least 8 pixels", "try 64 or 224"
-            )
+        check_image_size("image_size", self.image_size)
         if self.crop_min_area is not None and not 0.0 < self.crop_min_area <= 1.0:
             raise UserError(
                 "crop_min_area",

@@ -9,7 +9,7 @@ guesses (1e-3 is text, `no` is false) never apply.
 import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,7 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from cotrain_dist.config.schema import OPTIONS, RENAMED, all_keys, sections
-from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume
+from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.config.tree import Config
 from cotrain_dist.errors import UserError
 
@@ -34,8 +34,16 @@ _EXPECTED = {
 }
 
 
+START_WITH = """What most runs need: --data.root FOLDER (one folder per class) or --data.table
+FILE.csv, --data.image_size, --model_a.name and --model_b.name, or --model_a.pretrained and
+--model_b.pretrained with --model_a.train head and --model_b.train head, and --output_dir.
+configs/own_images.yaml is a start for few labels. Beside the keys below, train takes --resume RUN
+(go on after its last commit), --recycle RUN (a new run that begins with its models and splits) and
+--extra-labels FILE.csv (labels of images that queue listed)."""
+
+
 @dataclass(frozen=True)
-class _Given:
+class Given:
     """A value as the user wrote it: text, or lists and mappings of text; and where."""
 
     value: Any
@@ -54,14 +62,14 @@ def parse_config(
     if {"-h", "--help"} & set(argv):
         _build_parser(prog).print_help()
         raise SystemExit(0)
-    options = _split_options(argv)
+    options = split_options(argv)
     values: dict[str, object] = {}
     if "config" in options:
         path = options.pop("config").value
-        values = _convert_all(_read_yaml(_read_file(path), path))
+        values = convert_all(read_yaml(read_file(path), path))
     print_config = options.pop("print_config", None)
-    values = dict(defaults or {}) | values | _convert_all(options)
-    config = _build(Config, _source_of(values) | values)
+    values = dict(defaults or {}) | values | convert_all(options)
+    config = build_tree(Config, _source_of(values) | values)
     if print_config:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
@@ -78,48 +86,16 @@ def _source_of(values: Mapping[str, object]) -> dict[str, object]:
 
 def config_from_yaml(text: str, origin: str) -> Config:
     """The settings of a YAML text; `origin` names its file in errors."""
-    return _build(Config, _convert_all(_read_yaml(text, origin)))
-
-
-def config_of_run(run: Path, arguments: Sequence[str], command: str) -> Config:
-    """The settings that a run keeps, changed by `--KEY VALUE` arguments where that is allowed.
-
-    `output_dir` becomes `run`, wherever it lies now. Raises UserError for keys that a result
-    depends on. Keys that were renamed since the run was made are read under their new names.
-    """
-    if {"-h", "--help"} & set(arguments):
-        parse_config(arguments, command)
-    saved_file = run / "config.yaml"
-    if not saved_file.is_file():
-        raise UserError("RUN", run, "is no run directory", "name the output_dir of a train")
-    options = _split_options(arguments)
-    if "config" in options:
-        rule = "does not go with a run"
-        raise UserError("--config", "", rule, f"the run keeps its own in {saved_file}")
-    print_config = options.pop("print_config", None)
-    kept = _convert_all(_read_yaml(_read_file(str(saved_file)), str(saved_file), is_saved=True))
-    saved, config = _build(Config, kept), _build(Config, kept | _convert_all(options))
-    before, after = flatten(asdict(saved)), flatten(asdict(config))
-    # Values are compared, not what was typed: repeating a value that the run has is no change.
-    for key, value in after.items():
-        if value != before[key] and not is_free_on_resume(key):
-            raise UserError(
-                key,
-                value,
-                f"cannot change in an existing run, which has {before[key]}",
-                "start a new run, maybe with data.splits_from and model_a.init_from this one",
-            )
-    if print_config:
-        print(config_to_yaml(config), end="")
-        raise SystemExit(0)
-    return replace(config, output_dir=str(run))
+    return build_tree(Config, convert_all(read_yaml(text, origin)))
 
 
 # Built once: every value is converted through a parser.
 @cache
 def _build_parser(prog: str) -> ArgumentParser:
     usage = f"{prog} [--config FILE] [--KEY VALUE ...] [--print_config]"
-    parser = ArgumentParser(prog=prog, usage=usage, exit_on_error=False, default_env=False)
+    parser = ArgumentParser(
+        prog=prog, usage=usage, description=START_WITH, exit_on_error=False, default_env=False
+    )
     parser.add_argument("--config", metavar="FILE", help=OPTIONS["config"])
     parser.add_argument("--print_config", action="store_true", help=OPTIONS["print_config"])
     titles = {name: f"{name}: {doc}" for name, doc in sections().items()} | {"": "no section"}
@@ -132,9 +108,10 @@ def _build_parser(prog: str) -> ArgumentParser:
     return parser
 
 
-def _split_options(argv: Sequence[str]) -> dict[str, _Given]:
+def split_options(argv: Sequence[str]) -> dict[str, Given]:
+    """The options of a command line by key, each known and given once."""
     # argparse would also take abbreviations and let the last of two equal options win.
-    options: dict[str, _Given] = {}
+    options: dict[str, Given] = {}
     tokens = list(argv)
     while tokens:
         token = tokens.pop(0)
@@ -145,7 +122,7 @@ def _split_options(argv: Sequence[str]) -> dict[str, _Given]:
         # One dash begins no option: a negative number is a value.
         if takes_value and not equals and tokens and not tokens[0].startswith("--"):
             equals, text = "=", tokens.pop(0)
-        _check_known(name, _Given(text))
+        _check_known(name, Given(text))
         if takes_value and not equals:
             raise UserError(name, _show(text), "needs a value", f"write --{name} VALUE")
         if equals and not takes_value:
@@ -153,11 +130,11 @@ def _split_options(argv: Sequence[str]) -> dict[str, _Given]:
         if name in options:
             rule = "is given twice on the command line"
             raise UserError(name, _show(text), rule, "keep one of the two")
-        options[name] = _Given(text)
+        options[name] = Given(text)
     return options
 
 
-def _check_known(name: str, given: _Given) -> None:
+def _check_known(name: str, given: Given) -> None:
     # Options stand on the command line only, where `where` is empty.
     if name in RENAMED:
         rule = f"is called {RENAMED[name]} now{given.where}"
@@ -170,12 +147,20 @@ def _check_known(name: str, given: _Given) -> None:
         way_out = f"give the keys in it, such as {first}"
     else:
         rule = "no such key"
-        near = difflib.get_close_matches(name, all_keys(), n=1)
-        way_out = f"did you mean {near[0]}" if near else "--help lists all keys"
+        near = _near_keys(name)
+        way_out = f"did you mean {' or '.join(near)}" if near else "--help lists all keys"
     raise UserError(_show(name), _show(given.value), rule + given.where, way_out)
 
 
-def _read_file(path: str) -> str:
+def _near_keys(name: str) -> list[str]:
+    """Keys that may be meant: those that end with the same word, else the one spelled alike."""
+    same = [key for key in all_keys() if key.rpartition(".")[2] == name]
+    # At difflib's own cutoff of 0.6, `version` would be `precision`.
+    return same[:3] or difflib.get_close_matches(name, all_keys(), n=1, cutoff=0.7)
+
+
+def read_file(path: str) -> str:
+    """The text of a settings file."""
     try:
         return Path(path).read_text(encoding="utf-8")
     # A file that is not UTF-8 raises UnicodeDecodeError, which is a ValueError.
@@ -184,7 +169,7 @@ def _read_file(path: str) -> str:
         raise UserError("config", _show(path), rule, "name a YAML file") from None
 
 
-def _read_yaml(text: str, origin: str, *, is_saved: bool = False) -> dict[str, _Given]:
+def read_yaml(text: str, origin: str, *, is_saved: bool = False) -> dict[str, Given]:
     """The keys of a file; `is_saved`: a run wrote it, maybe under names of an earlier version."""
     try:
         # BaseLoader makes text, lists and mappings only, whatever tags the file holds.
@@ -206,12 +191,12 @@ def _read_yaml(text: str, origin: str, *, is_saved: bool = False) -> dict[str, _
 
 def _collect(
     loader: yaml.BaseLoader, root: yaml.MappingNode, origin: str, renamed: dict[str, str]
-) -> dict[str, _Given]:
+) -> dict[str, Given]:
     lines: dict[str, int] = {}
-    collected: dict[str, _Given] = {}
+    collected: dict[str, Given] = {}
     for written, node, line in _entries(root, ""):
         name = renamed.get(written, written)
-        given = _Given(loader.construct_object(node, deep=True), f" ({origin}, line {line})")
+        given = Given(loader.construct_object(node, deep=True), f" ({origin}, line {line})")
         if name in lines:
             rule = f"is given twice ({origin}, lines {lines[name]} and {line})"
             raise UserError(_show(name), _show(given.value), rule, "keep one of the two")
@@ -234,11 +219,12 @@ def _entries(mapping: yaml.MappingNode, prefix: str) -> Iterator[tuple[str, yaml
             yield from _entries(node, f"{name}.")
 
 
-def _convert_all(given: dict[str, _Given]) -> dict[str, object]:
+def convert_all(given: dict[str, Given]) -> dict[str, object]:
+    """Values of the types that their keys have."""
     return {name: _convert(name, value) for name, value in given.items()}
 
 
-def _convert(name: str, given: _Given) -> object:
+def _convert(name: str, given: Given) -> object:
     key = all_keys()[name]
     is_literal = get_origin(key.hint) is Literal
     if str(given.value).lower() in _NULL_WORDS and not is_literal:
@@ -258,7 +244,7 @@ def _convert(name: str, given: _Given) -> object:
     return value
 
 
-def _wrong_type(name: str, given: _Given) -> UserError:
+def _wrong_type(name: str, given: Given) -> UserError:
     key = all_keys()[name]
     parts = get_args(key.hint)
     hints = parts if type(None) in parts else (key.hint,)
@@ -277,12 +263,13 @@ def _show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _build(cls: type[_T], values: dict[str, object], prefix: str = "") -> _T:
+def build_tree(cls: type[_T], values: dict[str, object], prefix: str = "") -> _T:
+    """A section, and those in it, from values by dotted key."""
     arguments: dict[str, object] = {}
     for name, hint in get_type_hints(cls).items():
         if is_dataclass(hint):
             assert isinstance(hint, type)
-            arguments[name] = _build(hint, values, f"{prefix}{name}.")
+            arguments[name] = build_tree(hint, values, f"{prefix}{name}.")
         elif prefix + name in values:
             arguments[name] = values[prefix + name]
     try:

@@ -8,10 +8,11 @@ import yaml
 
 from cotrain_dist.config.tree import Config
 
-# data.splits_from is free, since a resume reads the run's own splits.parquet.
+# data.splits_from and data.extra_labels are free: a resume reads the run's own splits.parquet.
 FREE_ON_RESUME = (
     *("output_dir", "device", "placement", "distributed", "tracking"),
-    *("data.root", "data.num_workers", "data.splits_from", "data.feature_cache"),
+    *("data.root", "data.num_workers", "data.splits_from", "data.extra_labels"),
+    "data.feature_cache",
 )
 """Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
 

@@ -62,9 +62,14 @@ class TrainConfig:
             )
 
 
+def _warmup_of(given: int | None, usual: int, num_epochs: int) -> int:
+    # A short try gives the number of epochs alone: the warm-up follows it.
+    return min(usual, max(0, num_epochs - 1)) if given is None else given
+
+
 def _check_rates(section: str, phase: "PretrainConfig | CotrainConfig") -> None:
     num_epochs, learning_rate = phase.num_epochs, phase.learning_rate
-    warmup_epochs, min_rate = phase.warmup_epochs, phase.min_learning_rate
+    warmup_epochs, min_rate = phase.num_warmup_epochs, phase.min_learning_rate
     if num_epochs < 0:
         raise UserError(
             f"{section}.num_epochs", num_epochs, "must not be negative", "0 leaves this phase out"
@@ -97,14 +102,19 @@ class PretrainConfig:
     """Largest rate of the schedule."""
     min_learning_rate: float = 1e-5
     """Rate at the end of the schedule."""
-    warmup_epochs: int = 2
-    """Epochs over which the rate rises."""
+    warmup_epochs: int | None = None
+    """Epochs over which the rate rises; null is 2, or all but one of fewer epochs."""
     stop_at_train_accuracy: float | None = None
     """Stop a model early once it fits its labels this well (0..1); measured at each epoch's end."""
     eval_every_epochs: int = 5
     """Measure on T after every so many epochs, and after the last."""
     labels: Literal["own", "shared"] = "own"
     """Labeled images of Step 1: each model its own split, or both L_A and L_B, as a baseline."""
+
+    @property
+    def num_warmup_epochs(self) -> int:
+        """What `warmup_epochs` amounts to."""
+        return _warmup_of(self.warmup_epochs, 2, self.num_epochs)
 
     def __post_init__(self) -> None:
         _check_rates("pretrain", self)
@@ -136,12 +146,17 @@ class CotrainConfig:
     """Largest rate of the schedule."""
     min_learning_rate: float = 1e-5
     """Rate at the end of the schedule."""
-    warmup_epochs: int = 1
-    """Epochs over which the rate rises."""
+    warmup_epochs: int | None = None
+    """Epochs over which the rate rises; null is 1, or none of a single epoch."""
     # Measured with EfficientNet-B0 on Caltech-101 at 64 pixels, rate 0.001: a fresh optimizer costs
     # 3 to 7 points in the first epochs, and the later ones win them back (docs/results.md).
     optimizer: Literal["fresh", "keep"] = "fresh"
     """Start Step 2 with a new optimizer, or keep the moments of pre-training."""
+
+    @property
+    def num_warmup_epochs(self) -> int:
+        """What `warmup_epochs` amounts to."""
+        return _warmup_of(self.warmup_epochs, 1, self.num_epochs)
 
     def __post_init__(self) -> None:
         _check_rates("cotrain", self)

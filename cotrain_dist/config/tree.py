@@ -28,7 +28,7 @@ class Config:
     """All settings of a run."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    """Images and groups."""
+    """Images and splits."""
     model_a: ModelConfig = field(default_factory=ModelConfig)
     """Model A."""
     model_b: ModelConfig = field(default_factory=ModelConfig)

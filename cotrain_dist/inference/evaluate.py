@@ -1,5 +1,6 @@
 """A run's models measured on labeled images."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -108,6 +109,15 @@ def _role_of_saved(config: Config, name: str, folder: Path) -> RoleConfig:
     # The saved weights are all that counts: nothing is to be downloaded for them.
     saved = replace(resolved.model, pretrained=False, init_from=str(folder))
     return replace(resolved, model=saved)
+
+
+def notes_of_best(run: Path) -> dict[str, Any] | None:
+    """What models/best says of its making; None where there is none, or a damaged one."""
+    try:
+        notes = json.loads((run / "models" / "best" / CONFIG).read_text())["cotrain_dist"]
+        return {key: notes[key] for key in ("role", "epoch", "chosen_on")}
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cotrain_dist.config import Config, PlacementConfig, resolve_role
 from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources import image_reader
+from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, place
@@ -91,8 +92,23 @@ def make_plan(
         },
         between_nodes_bytes=bytes_between_nodes(rows, placement, roles, gathered),
         epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measure else None,
-        warnings=tuple(describe_left_out(table.listing, table.splits)),
+        warnings=(
+            *describe_skipped(config.data),
+            *describe_left_out(table.listing, table.splits),
+            *_say_when_equal(config),
+        ),
     )
+
+
+def _say_when_equal(config: Config) -> list[str]:
+    """A line where both models are of one architecture."""
+    names = {resolve_role(config, role.value).name for role in ROLES}
+    if len(names) > 1:
+        return []
+    return [
+        f"A and B are both {names.pop()}; two architectures see an image in two ways, which is "
+        "worth more (docs/two-different-models.md)"
+    ]
 
 
 def bytes_between_nodes(

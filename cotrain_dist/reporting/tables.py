@@ -1,7 +1,8 @@
 """Tables for the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -57,6 +58,17 @@ def accuracy_table(figures: dict[str, Accuracy], title: str) -> Table:
         values = asdict(figures[name]).values()
         table.add_row(heading, *(f"{100 * value:.1f}" for value in values))
     return table
+
+
+def best_line(notes: Mapping[str, Any]) -> str:
+    """Which of the models `models/best` is; notes: what its config.json says of its making."""
+    chosen_on = {"T": "T, so its accuracy on T is optimistic"}.get(
+        notes["chosen_on"], notes["chosen_on"]
+    )
+    return (
+        f"models/best is {str(notes['role']).upper()} of epoch {notes['epoch']}, chosen on "
+        f"{chosen_on}; the label that predict writes is the ensemble's"
+    )
 
 
 def class_table(recall: dict[str, Tensor], targets: Tensor, class_names: Sequence[str]) -> Table:

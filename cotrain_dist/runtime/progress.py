@@ -39,6 +39,7 @@ class Reporter:
     def __init__(self, show: bool) -> None:
         self._console = build_console() if show else None
         self._last = ""
+        self._warned: set[str] = set()
 
     def say(self, line: str, *, shown: bool = True) -> None:
         """One line for people: the log and, where shown, the console."""
@@ -50,9 +51,10 @@ class Reporter:
             self._console.print(line, markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        """One warning."""
+        """One warning; on the console once, however many epochs repeat it."""
         logger.warning(line)
-        if self._console is not None:
+        if self._console is not None and line not in self._warned:
+            self._warned.add(line)
             self._console.print(f"warning: {line}", markup=False, soft_wrap=True)
 
     def remember(self, line: str) -> None:

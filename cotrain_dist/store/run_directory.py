@@ -11,6 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cotrain_dist.config.places import UNFINISHED, check_output_dir, is_unfinished
 from cotrain_dist.errors import UserError
 from cotrain_dist.store import atomic
 from cotrain_dist.store.history import History
@@ -18,9 +19,6 @@ from cotrain_dist.store.history import History
 SPLITS_FILE = "splits.parquet"
 EARLIER_SPLITS_FILE = "groups.parquet"
 """What version 0.1 called it: such runs still evaluate, predict and lend their splits."""
-
-UNFINISHED = {"lock", "config.yaml", SPLITS_FILE}
-"""Files of a run directory before it counts as a run."""
 
 OWN = UNFINISHED | {"run.json", "environment.json", "history.jsonl", "logs", "models"}
 OWN |= {"checkpoints", "cotrain_dist"}
@@ -43,13 +41,6 @@ def make_output_dir(path: Path) -> None:
     if refused is not None:
         rule, way_out = f"cannot be made ({refused})", "name a directory that can be written to"
         raise UserError("output_dir", path, rule, way_out)
-
-
-def _is_unfinished(name: str) -> bool:
-    """Whether a file stems from a run that was killed while its directory was being made."""
-    # Files are written beside their place first (store/atomic.py), and a kill may leave such a one.
-    is_beside = name.endswith(".tmp") and name.startswith((*UNFINISHED, "run.json"))
-    return name in UNFINISHED or is_beside
 
 
 class RunDirectory:
@@ -83,13 +74,7 @@ class RunDirectory:
         Raises UserError where anything lies there: nothing is replaced. run.json comes last: with
         it the directory counts as a run, and what a kill before has left is written anew.
         """
-        if self.path.exists() and not self._is_free():
-            raise UserError(
-                "output_dir",
-                self.path,
-                "exists already and is never written over",
-                f"go on with it (train --resume {self.path}), name another directory, or delete it",
-            )
+        check_output_dir(self.path)
         folders = [path for path in (self.path, *self.path.parents) if not path.exists()]
         make_output_dir(self.path)
         # Before anything is written: of two starts at one time, the later one changes nothing.
@@ -100,13 +85,6 @@ class RunDirectory:
         # Not keyed by the seed: of two runs with equal settings, none takes the commits of the
         # other.
         self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
-
-    def _is_free(self) -> bool:
-        """Whether nothing lies here, or a run that was killed while it was being made."""
-        if not self.path.is_dir():
-            return False
-        names = {entry.name for entry in self.path.iterdir()}
-        return not names or ("lock" in names and all(map(_is_unfinished, names)))
 
     def discard_unused(self) -> None:
         """Take back what `create` has made here, unless a training has kept something in it.
@@ -123,7 +101,7 @@ class RunDirectory:
             # First: a kill right after it leaves a run that was never made.
             (self.path / "run.json").unlink(missing_ok=True)
             for entry in sorted(self.path.iterdir()):
-                if entry.name != "lock" and (entry.name in OWN or _is_unfinished(entry.name)):
+                if entry.name != "lock" and (entry.name in OWN or is_unfinished(entry.name)):
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             self._release()
             (self.path / "lock").unlink(missing_ok=True)

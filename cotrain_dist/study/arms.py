@@ -221,7 +221,7 @@ def _begun(base: Config, name: str, start: Path) -> ModelConfig:
 def with_num_epochs(config: Config, num_epochs: int) -> Config:
     """Step 1 in another number of epochs; the warm-up keeps its share of them."""
     # Rounded down, so that the warm-up stays below the epochs, as the settings demand.
-    warmup = config.pretrain.warmup_epochs * num_epochs // config.pretrain.num_epochs
+    warmup = config.pretrain.num_warmup_epochs * num_epochs // config.pretrain.num_epochs
     pretrain = replace(config.pretrain, num_epochs=num_epochs, warmup_epochs=warmup)
     return replace(config, pretrain=pretrain)
 
@@ -236,7 +236,7 @@ def ceiling_config(config: Config, folder: Path, num_labeled: int, num_all: int)
     num_epochs = round((config.pretrain.num_epochs + config.cotrain.num_epochs) / factor)
     longer = with_num_epochs(config, math.ceil(config.pretrain.num_epochs / factor))
     num_left = max(0, num_epochs - longer.pretrain.num_epochs)
-    warmup = min(int(config.cotrain.warmup_epochs / factor), max(0, num_left - 1))
+    warmup = min(int(config.cotrain.num_warmup_epochs / factor), max(0, num_left - 1))
     cotrain = replace(config.cotrain, num_epochs=num_left, warmup_epochs=warmup)
     data = replace(config.data, splits_from=str(folder / SPLITS_OF_CEILING))
     return replace(longer, data=data, cotrain=cotrain)

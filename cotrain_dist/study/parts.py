@@ -116,6 +116,7 @@ def check_settings(base: Config) -> None:
         ("cotrain.optimizer", base.cotrain.optimizer, "fresh", "arms start from saved models"),
         ("tracking", base.tracking, "none", "a study has tables and figures of its own"),
         ("data.splits_from", base.data.splits_from, None, "each seed draws its own splits"),
+        ("data.extra_labels", base.data.extra_labels, None, "put its rows into data.table"),
     ):
         if value != wanted:
             way_out = f"give {wanted or 'null'}"

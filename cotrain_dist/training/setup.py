@@ -6,6 +6,7 @@ from pathlib import Path
 from torch import nn
 
 from cotrain_dist.config import Config, resolve_role
+from cotrain_dist.data.extra_labels import add_labels
 from cotrain_dist.data.sources import image_reader, list_images
 from cotrain_dist.data.splits import (
     SplitTable,
@@ -83,10 +84,12 @@ def _splits_on_lead(config: Config, rt: Runtime, store: RunDirectory, resume: bo
 
 
 def split_table_of(config: Config) -> SplitTable:
-    """The splits that a new run would have: those of another one, or drawn."""
+    """The splits that a new run would have: those of another one, or drawn; then further labels."""
     if config.data.splits_from:
-        return load_split_table(Path(config.data.splits_from))
-    return draw_split_table(list_images(config.data), config.data, config.seed)
+        table = load_split_table(Path(config.data.splits_from))
+    else:
+        table = draw_split_table(list_images(config.data), config.data, config.seed)
+    return add_labels(table, config.data) if config.data.extra_labels else table
 
 
 def check_table(table: SplitTable, config: Config, placement: Placement) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.config.text import config_to_yaml, flatten
 from cotrain_dist.data.copies import describe_left_out
+from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime, describe_environment
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
@@ -105,6 +106,9 @@ def _introduce(ctx: RunContext, images: Images) -> None:
         ctx.reporter.say(
             no_test_line(ctx.config, has_validation=len(table.sample_ids(Split.V)) > 0)
         )
+    if rt.is_lead:
+        for line in describe_skipped(ctx.config.data):
+            ctx.reporter.say(line)
     for line in describe_left_out(table.listing, table.splits):
         ctx.reporter.warn(line)
     ctx.reporter.say(

@@ -175,10 +175,10 @@ def test_measuring_prints_a_time(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--num_ranks", "0"], "--num_ranks: 0: must be a multiple of --num_nodes, 1"),
+        (["--num_ranks", "0"], "--num_ranks: 0: must be at least 1"),
         (["--num_ranks", "3", "--num_nodes", "2"], "--num_ranks: 3: must be a multiple of --num_n"),
         (["--num_ranks", "1", "--num_nodes", "2"], "--num_ranks: 1: must be a multiple of --num_n"),
-        (["--num_ranks", "2", "--num_nodes", "0"], "--num_ranks: 2: must be a multiple of --num_n"),
+        (["--num_ranks", "2", "--num_nodes", "0"], "--num_nodes: 0: must be at least 1"),
         (["--num_ranks", "two"], "command line: cotrain-dist plan: argument --num_ranks: invalid"),
         (
             ["--num_rank", "2"],

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import ReadImage, image_reader, list_images, to_rgb
+from cotrain_dist.data.sources.skipped import count_skipped, describe_skipped
 from cotrain_dist.data.splits import draw_split_table
 from cotrain_dist.errors import UserError
 
@@ -79,9 +80,7 @@ def test_folders_named_like_splits_are_classes(tmp_path: Path) -> None:
     assert list_images(config_of(tmp_path)).class_names == ("test", "train", "validation")
 
 
-def test_files_that_are_no_images_are_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_files_that_are_no_images_are_skipped_and_counted(tmp_path: Path) -> None:
     save(tmp_path / "a" / "0.png")
     save(tmp_path / "b" / "0.png")
     save(tmp_path / "a" / ".hidden.png")
@@ -92,11 +91,22 @@ def test_files_that_are_no_images_are_passed_over(
     for name in ("a/notes.txt", "a/metadata.jsonl", "b/Thumbs.db", "b/noextension"):
         (tmp_path / name).write_text("no image")
     (tmp_path / "b" / "folder.png").mkdir()
+    (tmp_path / "b" / "gone.png").symlink_to(tmp_path / "nowhere.png")
     listing = list_images(config_of(tmp_path))
     assert listing.class_names == ("a", "b")
     assert listing.paths == ("a/0.png", "b/0.png")
-    assert f"{tmp_path / 'a'}: skipped 4 files" in caplog.text
-    assert f"{tmp_path / 'b'}: skipped 2 files" in caplog.text
+    assert count_skipped(tmp_path, has_classes=True) == {
+        "hidden folders": 2,
+        "folders named like an image": 1,
+        "hidden files": 2,
+        "links to nothing": 1,
+        "files beside the class folders": 1,
+        "files without the ending of an image (.db, .jsonl, .txt, ...)": 4,
+    }
+    assert "files beside the class folders" not in count_skipped(tmp_path, has_classes=False)
+    (line,) = describe_skipped(config_of(tmp_path))
+    assert line.startswith(f"skipped in {tmp_path}: 2 hidden folders, 1 folders named like")
+    assert describe_skipped(config_of(tmp_path / "a" / "deep")) == []
 
 
 @pytest.mark.parametrize("folder", [".ipynb_checkpoints", ".thumbnails", "__MACOSX"])

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import Arguments
-from cotrain_dist.config.parsing import config_of_run
+from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.errors import UserError
 
 USAGE = "evaluate RUN [--on T|V|U|FOLDER] [--output FILE.json]"
@@ -26,14 +26,21 @@ def run(arguments: Sequence[str]) -> int:
     config = config_of_run(own.run, settings, PROG)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
+    say_loading()
     from cotrain_dist.inference.evaluate import (
         evaluate,
         labeled_images,
         load_classifiers,
+        notes_of_best,
         open_run,
     )
     from cotrain_dist.method.metrics import most_confused
-    from cotrain_dist.reporting.tables import accuracy_table, class_table, confusion_table
+    from cotrain_dist.reporting.tables import (
+        accuracy_table,
+        best_line,
+        class_table,
+        confusion_table,
+    )
     from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.runtime.collectives import together
     from cotrain_dist.store.atomic import write_json
@@ -42,6 +49,8 @@ def run(arguments: Sequence[str]) -> int:
     if own.output:
         # Before the passes, whose figures would otherwise be lost.
         check_folder(own.output)
+        if own.output.suffix != ".json":
+            raise UserError("--output", own.output, "must end in .json", "name it figures.json")
     with start_runtime(config) as rt:
         ctx, table = together(lambda: open_run(config, rt), rt.control)
         names = table.class_names
@@ -52,6 +61,9 @@ def run(arguments: Sequence[str]) -> int:
         figures = evaluate(classifiers, sample_ids, images, ctx)
         confused = most_confused(figures.labels["ensemble"], figures.targets, own.most_confused)
         ctx.reporter.print(accuracy_table(figures.accuracy, f"{own.run} on {own.on}"))
+        notes = notes_of_best(own.run)
+        if notes is not None:
+            ctx.reporter.say(best_line(notes))
         ctx.reporter.print(class_table(figures.recall, figures.targets, names))
         ctx.reporter.print(confusion_table(confused, names))
         if own.output and rt.is_lead:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.cli.arguments import Arguments, say_loading
 from cotrain_dist.config.parsing import parse_config
+from cotrain_dist.config.places import check_inputs
 from cotrain_dist.errors import UserError
 
 USAGE = "plan [--num_ranks N] [--num_nodes N] [--measure] [--config FILE] ..."
@@ -17,7 +18,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--num_nodes", type=int, default=1, help="nodes they are spread over")
     parser.add_argument("--measure", action="store_true", help="time a few steps on this CPU")
     own, settings = parser.parse_with_settings(arguments)
-    if own.num_nodes < 1 or own.num_ranks < own.num_nodes or own.num_ranks % own.num_nodes:
+    for name in ("num_ranks", "num_nodes"):
+        if getattr(own, name) < 1:
+            raise UserError(f"--{name}", getattr(own, name), "must be at least 1", "try 1")
+    if own.num_ranks % own.num_nodes:
         raise UserError(
             "--num_ranks",
             own.num_ranks,
@@ -25,7 +29,9 @@ def run(arguments: Sequence[str]) -> int:
             "give each node as many ranks as it has GPUs",
         )
     config = parse_config(settings, PROG)
+    check_inputs(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
+    say_loading()
     import torch
 
     from cotrain_dist.planning.plan import plan_world

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import Arguments
-from cotrain_dist.config.parsing import config_of_run, parse_config
+from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.config.of_run import config_of_run
+from cotrain_dist.config.parsing import parse_config
+from cotrain_dist.config.places import check_inputs
 from cotrain_dist.errors import UserError
 
 USAGE = "queue [RUN] --size N --output FILE.csv [--strategy NAME] ..."
@@ -22,10 +24,12 @@ def run(arguments: Sequence[str]) -> int:
         # Random weights would give features that say nothing.
         starts = {"model_a.pretrained": True, "model_b.pretrained": True}
         config = parse_config(settings, PROG, starts)
+        check_inputs(config)
     else:
         config = config_of_run(own.run, settings, PROG)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
+    say_loading()
     from cotrain_dist.inference.choose import Query
     from cotrain_dist.inference.queue import (
         check_output,

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.cli.arguments import Arguments, say_loading
 from cotrain_dist.config.parsing import config_from_yaml, parse_config
+from cotrain_dist.config.places import check_inputs
 from cotrain_dist.errors import UserError
 
 USAGE = "reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ..."
@@ -31,7 +32,10 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(
             "--seeds", seeds, "must be different whole numbers, not negative", "try 0 1 2"
         )
+    if not own.report_only:
+        check_inputs(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
+    say_loading()
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import ALIASES, BY_NAME
     from cotrain_dist.study.labels import NAMES

@@ -1,7 +1,6 @@
 """Images in files: class folders, tables of paths, folders without labels."""
 
 import csv
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,8 +17,6 @@ from cotrain_dist.data.sources.listing import (
     listing_of,
 )
 from cotrain_dist.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 
 def folders_of(config: DataConfig) -> dict[str, Path]:
@@ -46,7 +43,7 @@ def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Lis
     # Sorted, here and in `images_below`: every file system has an order of its own, and a sample_id
     # is a place in this list.
     class_names = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and _is_seen(entry.name)
+        entry.name for entry in root.iterdir() if entry.is_dir() and is_seen(entry.name)
     )
     files: list[Path] = []
     labels: list[str | None] = []
@@ -70,7 +67,7 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
     needs_classes: whether at least two have to be labeled.
     """
     table, folder = Path(config.table or ""), folders_of(config)["csv"]
-    rows = _read_rows(table, config)
+    rows = read_rows(table, config, "data.table")
     files = [folder / row[config.path_column] for row in rows]
     # All of them are counted: a wrong root lacks every file, a wrong line only one.
     missing = [str(file) for file in files if not file.is_file()]
@@ -94,21 +91,24 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
     return listing_of("csv", paths, labels, contents)
 
 
-def _read_rows(table: Path, config: DataConfig) -> list[dict[str, str]]:
-    """The rows of a CSV file by column, each as long as the header."""
+def read_rows(table: Path, config: DataConfig, key: str) -> list[dict[str, str]]:
+    """The rows of a CSV file by column, each as long as the header; the settings name two columns.
+
+    Raises UserError under `key`, or that of a column, where they cannot be had.
+    """
     try:
         # Spreadsheets begin a file with a byte order mark, which would belong to the first heading.
         with table.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = [row for row in csv.reader(file, strict=True) if row] or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
-            "data.table", table, f"cannot be read ({error})", "name a CSV file with a header"
+            key, table, f"cannot be read ({error})", "name a CSV file with a header"
         ) from error
-    for key in ("path_column", "label_column"):
-        column = getattr(config, key)
+    for name in ("path_column", "label_column"):
+        column = getattr(config, name)
         if not rows or header.count(column) != 1:
             raise UserError(
-                f"data.{key}",
+                f"data.{name}",
                 column,
                 f"{table} has the columns {', '.join(header) if rows else '(no rows)'}",
                 "name one of them that stands there once",
@@ -116,7 +116,7 @@ def _read_rows(table: Path, config: DataConfig) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise UserError(
-                "data.table",
+                key,
                 table,
                 f"row {number} ({', '.join(row)}) has {len(row)} cells, the header {len(header)}",
                 "fix the row; a cell with a comma stands in double quotes",
@@ -187,17 +187,15 @@ def _check_folder(root: Path, key: str, way_out: str) -> None:
 def images_below(folder: Path) -> list[Path]:
     """Files with the ending of an image, hidden ones left out, sorted."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    images = [
+    return [
         path
         for path in files
-        if path.suffix.lower() in EXTENSIONS and all(map(_is_seen, path.relative_to(folder).parts))
+        if path.suffix.lower() in EXTENSIONS and all(map(is_seen, path.relative_to(folder).parts))
     ]
-    if len(images) < len(files):
-        logger.warning("%s: skipped %d files", folder, len(files) - len(images))
-    return images
 
 
-def _is_seen(name: str) -> bool:
+def is_seen(name: str) -> bool:
+    """Whether a file or folder is none of those that systems hide."""
     # Hidden folders hold copies of images: one that is in T could come back in L.
     return not name.startswith((".", "_"))
 

@@ -1,0 +1,53 @@
+"""What costs nothing to notice: paths that cannot be meant, before torch is imported."""
+
+from pathlib import Path
+
+from cotrain_dist.config.tree import Config
+from cotrain_dist.errors import UserError
+
+
+def check_inputs(config: Config) -> None:
+    """Raise UserError where a folder or file that images or labels are read from is not there.
+
+    What is in them is looked at when they are listed.
+    """
+    data = config.data
+    # torchvision makes its folder where it downloads to.
+    roots = {"data.root": data.root} if data.source in ("imagefolder", "csv") else {}
+    for key, folder in (roots | {"data.unlabeled": data.unlabeled, "data.test": data.test}).items():
+        if folder and not Path(folder).is_dir():
+            raise UserError(key, folder, "is no folder", "give the path of one that is there")
+    tables = {"data.table": data.table} if data.source == "csv" else {}
+    for key, file in (tables | {"data.extra_labels": data.extra_labels}).items():
+        if file and not Path(file).is_file():
+            raise UserError(key, file, "is no file", "give the path of one that is there")
+
+
+def check_output_dir(path: Path) -> None:
+    """Raise UserError where something lies that a new run would have to write over."""
+    if path.exists() and not is_free(path):
+        raise UserError(
+            "output_dir",
+            path,
+            "exists already and is never written over",
+            f"go on with it (train --resume {path}), name another directory, or delete it",
+        )
+
+
+UNFINISHED = {"lock", "config.yaml", "splits.parquet"}
+"""Files of a run directory before it counts as a run."""
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing lies there, or a run that was killed while it was being made."""
+    if not path.is_dir():
+        return False
+    names = {entry.name for entry in path.iterdir()}
+    return not names or ("lock" in names and all(map(is_unfinished, names)))
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file stems from a run that was killed while its directory was being made."""
+    # Files are written beside their place first (store/atomic.py), and a kill may leave such a one.
+    is_beside = name.endswith(".tmp") and name.startswith((*UNFINISHED, "run.json"))
+    return name in UNFINISHED or is_beside
