@@ -6,7 +6,8 @@ are folded back into its weights: a head applies to the features as the backbone
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Singles = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 PENALTIES = tuple(10.0**power for power in (-4.5, -4.0, -3.5, -3.0, -2.5, -2.0, -1.5, -1.0))
@@ -126,21 +128,32 @@ def _solve(
     rows: Floats, targets: Ints, penalty: float, weights: Floats | None
 ) -> tuple[Floats, Floats, int]:
     """Weights [P, r] and offsets [P] of the P classes that occur, and the iterations taken."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     total = len(rows) if weights is None else float(weights.sum())
-    model = LogisticRegression(C=1.0 / (penalty * total), max_iter=MAX_ITERATIONS, tol=1e-5)
-    with warnings.catch_warnings():
-        # A head near its optimum is as good: what counts is that all ranks stop at one point.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # With a label or two per class it asks whether the targets are meant as numbers.
-        warnings.filterwarnings("ignore", message="The number of unique classes")
+    model = _regression(tolerance=1e-5).set_params(C=1.0 / (penalty * total))
+    with _quiet():
         model.fit(rows, targets, sample_weight=weights)
     own, offsets = model.coef_, model.intercept_
     if len(own) == 1:  # of two classes the library gives the difference alone
         own, offsets = np.concatenate([-own, own]) / 2, np.concatenate([-offsets, offsets]) / 2
     return own, offsets, int(np.max(model.n_iter_))
+
+
+def _regression(*, tolerance: float, warm_start: bool = False) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=MAX_ITERATIONS, tol=tolerance, warm_start=warm_start)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        # A head near its optimum is as good: what counts is that all ranks stop at one point.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # With a label or two per class it asks whether the targets are meant as numbers.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        yield
 
 
 def _log_sum_exp(logits: Floats) -> Floats:
@@ -164,37 +177,46 @@ def choose_penalty(
     can be held out: the middle candidate.
     """
     if len(targets) > MAX_FOLD_ROWS:
-        rows = np.random.default_rng(seed).permutation(len(targets))[:MAX_FOLD_ROWS]
-        features, targets = features[rows], targets[rows]
+        some = np.random.default_rng(seed).permutation(len(targets))[:MAX_FOLD_ROWS]
+        features, targets = features[some], targets[some]
     folds = folds_of(targets, seed)
     if folds.max(initial=0) == 0:
         return candidates[len(candidates) // 2]
     with _one_thread():
+        scaled = (features - scaling.center) * scaling.factor
+        # Single precision: what counts is which of eight losses is the smallest.
+        rows: Singles = (scaled @ _basis(scaled)).astype(np.float32)
         losses = [
-            _held_out_loss(features, targets, num_classes, scaling, folds, penalty)
-            for penalty in candidates
+            _losses_of_path(rows, targets, folds == fold, candidates)
+            for fold in range(int(folds.max()) + 1)
         ]
-    return candidates[int(np.argmin(losses))]
+    return candidates[int(np.argmin(np.sum(losses, axis=0)))]
 
 
-def _held_out_loss(
-    features: Floats,
-    targets: Ints,
-    num_classes: int,
-    scaling: Scaling,
-    folds: Ints,
-    penalty: float,
-) -> float:
-    """Sum over the rows, each under the head that has not seen its fold."""
-    loss = 0.0
-    for fold in range(int(folds.max()) + 1):
-        held = folds == fold
-        head = _fit_head(features[~held], targets[~held], num_classes, penalty, scaling, None)
-        logits = features[held] @ head.weight.T + head.bias
-        own = logits[np.arange(len(logits)), targets[held]]
-        # A class whose rows are all held out would have a loss without bound.
-        loss += float(np.minimum(_log_sum_exp(logits) - own, LARGEST_LOSS).sum())
-    return loss
+def _losses_of_path(
+    rows: Singles, targets: Ints, held: NDArray[np.bool_], candidates: Sequence[float]
+) -> Floats:
+    """Sum of the losses of the rows held out, for each candidate; [P].
+
+    rows: [N, r], scaled. From the largest penalty to the smallest, each fit begins where the one
+    before has ended: a fraction of the iterations.
+    """
+    present = np.unique(targets[~held])
+    # A class whose rows are all held out would have a loss without bound.
+    losses: Floats = np.full((len(candidates), int(held.sum())), LARGEST_LOSS)
+    known = np.flatnonzero(np.isin(targets[held], present))
+    if len(present) == 1:  # nothing to tell apart
+        losses[:, known] = 0.0
+        return np.asarray(losses.sum(axis=1))
+    places = present.searchsorted(targets[held][known])
+    model, total = _regression(tolerance=1e-4, warm_start=True), float((~held).sum())
+    for place in np.argsort(candidates)[::-1]:
+        model.set_params(C=1.0 / (candidates[place] * total))
+        with _quiet():
+            model.fit(rows[~held], targets[~held])
+        probs = model.predict_log_proba(rows[held][known])
+        losses[place, known] = np.minimum(-probs[np.arange(len(known)), places], LARGEST_LOSS)
+    return np.asarray(losses.sum(axis=1))
 
 
 def held_out_probs(
