@@ -5,7 +5,7 @@ from pathlib import Path
 
 __version__ = "0.2.0"
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 """To be raised when the way of an image to its features changes a bit."""
 
 PACKAGE = Path(__file__).parent

@@ -55,7 +55,8 @@ def both_features(
     known: dict[str, Any] = {}
     for part in all_gather_json(own, ctx.runtime.control):
         known |= part
-    stores = [FeatureStore.from_json(known[role.value]) for role in ROLES]
+    digests = images.table.listing.digests
+    stores = [FeatureStore.from_json(known[role.value], digests) for role in ROLES]
     # The peer's blocks too: without a shared folder they lie on another node.
     for store in stores:
         together(partial(check_all, store), ctx.runtime.control)

@@ -1,22 +1,24 @@
-"""Features of a frozen backbone on disk: computed once, shared by ranks and runs, memory-mapped.
+"""Features of a frozen backbone on disk: computed once per image, shared by ranks and runs.
 
-    FOLDER/KEY/about.json         what the key was made from
-    FOLDER/KEY/00003.features     rows of block 3, raw float32 or float16
-    FOLDER/KEY/00003.json         their number, width and SHA-256, written after them
+    FOLDER/KEY/about.json         what the key was made from: weights, preprocessing, versions
+    FOLDER/KEY/NAME.features      rows of a block of images, raw float32 or float16, memory-mapped
+    FOLDER/KEY/NAME.json          their number, width and SHA-256, and which images they are
 
-A block is a fixed range of sample_ids, and whoever computes it gets the same bytes: so two builders
-at once do no harm, and one that was killed has lost the block that it was at.
+An image is known by its SHA-256. So a folder with more images, a table with other labels or a run
+with other splits computes what is new and no more. Whoever computes an image gets the same bytes:
+two builders at once do no harm, and one that was killed has lost the block that it was at.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cotrain_dist.errors import UserError
@@ -27,6 +29,8 @@ BLOCK_SIZE = 512
 
 DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
+ABOUT = "about.json"
+
 
 def default_folder() -> Path:
     """Where features lie unless the settings say: in the user's cache."""
@@ -35,70 +39,92 @@ def default_folder() -> Path:
 
 
 class FeatureStore:
-    """The features of all images of a table under one backbone. Building one touches no disk."""
+    """The features of a table's images under one backbone. Building one touches no disk."""
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], num_images: int, width: int) -> None:
-        """about: JSON values that decide every bit of the features; their digest is the key."""
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], digests: Sequence[str], width: int
+    ) -> None:
+        """about: JSON values that decide every bit of an image's features, and are the key.
+
+        digests: SHA-256 of each sample_id's image, in hex. width: numbers of a row.
+        """
         text = json.dumps(about, sort_keys=True)
         self.path = folder / hashlib.sha256(text.encode()).hexdigest()[:24]
-        self.num_images, self.width = num_images, width
+        self.width = width
         self._folder, self._about = folder, dict(about)
         self._dtype = DTYPES[str(about["dtype"])]
-        self._blocks: dict[int, np.ndarray] = {}
+        # Sorted, and each image once: blocks do not depend on the order of a table, or its copies.
+        self._images, self._first_id, self._place = np.unique(
+            _packed(digests), return_index=True, return_inverse=True
+        )
+        self._files: list[Path] = []
+        self._file_of = np.full(len(self._images), -1)
+        self._row_of = np.zeros(len(self._images), dtype=np.int64)
+        self._mapped: dict[int, NDArray[Any]] = {}
 
     def to_json(self) -> dict[str, Any]:
-        """What another rank needs to open the same store."""
-        return {
-            "folder": str(self._folder),
-            "about": self._about,
-            "num_images": self.num_images,
-            "width": self.width,
-        }
+        """What another rank with the same table needs to open the same store."""
+        return {"folder": str(self._folder), "about": self._about, "width": self.width}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "FeatureStore":
+    def from_json(cls, values: Mapping[str, Any], digests: Sequence[str]) -> "FeatureStore":
         """The store that `to_json` told of."""
-        folder = Path(values["folder"])
-        return cls(folder, values["about"], values["num_images"], values["width"])
+        return cls(Path(values["folder"]), values["about"], digests, values["width"])
 
     @property
     def num_blocks(self) -> int:
         """Blocks in all."""
-        return -(-self.num_images // BLOCK_SIZE)
+        return -(-len(self._images) // BLOCK_SIZE)
 
-    def bounds(self, block: int) -> tuple[int, int]:
-        """The sample_ids [start, stop) of a block."""
-        return block * BLOCK_SIZE, min((block + 1) * BLOCK_SIZE, self.num_images)
+    def missing(self, block: int) -> Tensor:
+        """A sample_id of each image of a block that has no features here, [n] int64.
 
-    def has(self, block: int) -> bool:
-        """Whether a block is there whole: as many bytes as it should have, of the right SHA-256."""
-        start, stop = self.bounds(block)
-        expected = [stop - start, self.width]
+        As of the last `look`.
+        """
+        places = np.arange(block * BLOCK_SIZE, min((block + 1) * BLOCK_SIZE, len(self._images)))
+        return torch.from_numpy(self._first_id[places[self._file_of[places] < 0]])
+
+    def look(self) -> None:
+        """Find the images whose features are here: those of whole files of the right SHA-256."""
+        known = set(self._files)
+        for about in sorted(self.path.glob("*.json")):
+            if about.name == ABOUT or about in known:
+                continue
+            images, digest = _said_in(about)
+            places = np.searchsorted(self._images, images)
+            is_ours = self._images[np.minimum(places, len(self._images) - 1)] == images
+            if is_ours.any() and self._is_whole(about, len(images), digest):
+                rows = np.flatnonzero(is_ours)
+                self._file_of[places[rows]], self._row_of[places[rows]] = len(self._files), rows
+                self._files.append(about)
+
+    def _is_whole(self, about: Path, num_rows: int, digest: str) -> bool:
         try:
-            about = json.loads(self._file(block, "json").read_text())
-            content = self._file(block, "features").read_bytes()
-        except (OSError, ValueError):
+            content = about.with_suffix(".features").read_bytes()
+        except OSError:
             return False
-        is_whole = len(content) == expected[0] * expected[1] * self._dtype.itemsize
-        digest = hashlib.sha256(content).hexdigest()
-        return is_whole and bool(about == {"shape": expected, "sha256": digest})
+        is_right = hashlib.sha256(content).hexdigest() == digest
+        return is_right and len(content) == num_rows * self.width * self._dtype.itemsize
 
-    def write(self, block: int, features: Tensor) -> None:
-        """Keep the rows of a block. features: [n, F] float32 on the CPU.
+    def write(self, sample_ids: Tensor, features: Tensor) -> None:
+        """Keep the rows of some images. sample_ids: [n] int64; features: [n, F] float32, CPU.
 
         Raises UserError where the folder takes no files.
         """
         content = features.numpy().astype(self._dtype).tobytes()
+        images = [image.hex() for image in self._images[self._place[sample_ids.numpy()]].tolist()]
         about = {
             "shape": list(features.shape),
             "sha256": hashlib.sha256(content).hexdigest(),
+            "images": images,
         }
+        name = hashlib.sha256("".join(images).encode()).hexdigest()[:24]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not (self.path / "about.json").is_file():
-                atomic.write_json(self.path / "about.json", self._about)
-            atomic.write_bytes(self._file(block, "features"), content)
-            atomic.write_json(self._file(block, "json"), about)
+            if not (self.path / ABOUT).is_file():
+                atomic.write_json(self.path / ABOUT, self._about)
+            atomic.write_bytes(self.path / f"{name}.features", content)
+            atomic.write_json(self.path / f"{name}.json", about)
         except OSError as error:
             raise UserError(
                 "data.feature_cache",
@@ -108,22 +134,33 @@ class FeatureStore:
             ) from error
 
     def read(self, sample_ids: Tensor) -> Tensor:
-        """Rows [n, F] float32 of some images, from the blocks that hold them."""
-        ids = sample_ids.numpy()
-        rows = np.empty((len(ids), self.width), dtype=np.float32)
-        owners = ids // BLOCK_SIZE
-        for block in np.unique(owners).tolist():
-            mine = owners == block
-            rows[mine] = self._mapped(block)[ids[mine] - block * BLOCK_SIZE]
+        """Rows [n, F] float32 of some images, all of which `look` has found."""
+        places = self._place[sample_ids.numpy()]
+        rows = np.empty((len(places), self.width), dtype=np.float32)
+        owners = self._file_of[places]
+        for owner in np.unique(owners).tolist():
+            mine = owners == owner
+            rows[mine] = self._map(owner)[self._row_of[places[mine]]]
         return torch.from_numpy(rows)
 
-    def _mapped(self, block: int) -> np.ndarray:
-        if block not in self._blocks:
-            start, stop = self.bounds(block)
-            self._blocks[block] = np.memmap(
-                self._file(block, "features"), self._dtype, "r", shape=(stop - start, self.width)
-            )
-        return self._blocks[block]
+    def _map(self, owner: int) -> NDArray[Any]:
+        assert owner >= 0, "an image without features was asked for"
+        if owner not in self._mapped:
+            file = self._files[owner].with_suffix(".features")
+            rows = np.memmap(file, self._dtype, "r").reshape(-1, self.width)
+            self._mapped[owner] = rows
+        return self._mapped[owner]
 
-    def _file(self, block: int, ending: str) -> Path:
-        return self.path / f"{block:05d}.{ending}"
+
+def _said_in(about: Path) -> tuple[NDArray[Any], str]:
+    """The images of a file's rows and its SHA-256; no image where this is damaged."""
+    try:
+        said = json.loads(about.read_text())
+        return _packed(said["images"]), str(said["sha256"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return _packed([]), ""
+
+
+def _packed(digests: Sequence[str]) -> NDArray[Any]:
+    """[n] of 32 bytes each: a million of them take 32 MB."""
+    return np.array([bytes.fromhex(digest) for digest in digests], dtype="V32")

@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.splits import SplitTable
@@ -18,7 +18,8 @@ from cotrain_dist.training.student import Classifier
 from cotrain_dist.version import FEATURES_VERSION
 
 FORWARD_SIZE = 64
-"""Images of a forward pass: a constant, since other sizes may give other last bits."""
+"""Images of a forward pass, always: another number may give other last bits, other neighbors of an
+image do not."""
 
 
 def open_store(
@@ -33,12 +34,11 @@ def open_store(
         "version": FEATURES_VERSION,
         "torch": torch.__version__,
         "weights": weights_digest(backbone, head),
-        "images": hashlib.sha256("\n".join(table.listing.digests).encode()).hexdigest(),
         "preprocessing": preprocessing.as_timm(),
         "dtype": data.feature_dtype,
     }
     place = Path(data.feature_cache) if data.feature_cache else default_folder()
-    return FeatureStore(place, about, len(table.listing.digests), head.in_features)
+    return FeatureStore(place, about, table.listing.digests, head.in_features)
 
 
 def weights_digest(backbone: nn.Module, head: nn.Linear) -> str:
@@ -60,21 +60,20 @@ def fill_store(
     Raises UserError where the folder cannot be written, or is not one that all ranks share.
     """
     group, what = student.group, f"features {student.role.name}"
-    mine = [block for block in range(store.num_blocks) if block % group.size == group.index]
-    missing = [block for block in mine if not store.has(block)]
-    num_images = sum(stop - start for start, stop in map(store.bounds, missing))
+    store.look()
+    own = [store.missing(block) for block in range(group.index, store.num_blocks, group.size)]
+    missing = [sample_ids for sample_ids in own if len(sample_ids)]
+    num_images = sum(map(len, missing))
 
     def compute() -> None:
         student.whole.eval()
         with reporter.track(what, num_images) as advance:
-            for block in missing:
-                start, stop = store.bounds(block)
-                ids = torch.arange(start, stop)
+            for sample_ids in missing:
                 rows = []
-                for images in student.inputs(ids.split(FORWARD_SIZE), pixels):
-                    rows.append(features_of(student.whole, images))
+                for images in student.inputs(sample_ids.split(FORWARD_SIZE), pixels):
+                    rows.append(_features_in_full(student, images))
                     advance(len(images))
-                store.write(block, torch.cat(rows))
+                store.write(sample_ids, torch.cat(rows))
 
     if missing:
         reporter.say(f"{what}: {num_images} images to {store.path}")
@@ -82,13 +81,21 @@ def fill_store(
     together(lambda: check_all(store), group)
 
 
+def _features_in_full(student: Classifier, images: Tensor) -> Tensor:
+    """Of at most FORWARD_SIZE images, in a batch of that many."""
+    filling = images[:1].expand(FORWARD_SIZE - len(images), -1, -1, -1)
+    full = student.to_device(torch.cat([images, filling]))  # which restores the layout
+    return features_of(student.whole, full)[: len(images)]
+
+
 def check_all(store: FeatureStore) -> None:
-    """Raise UserError where blocks are not here that other ranks have written."""
-    absent = [block for block in range(store.num_blocks) if not store.has(block)]
+    """Look anew; raise UserError where features are not here that other ranks have written."""
+    store.look()
+    absent = sum(len(store.missing(block)) > 0 for block in range(store.num_blocks))
     if absent:
         raise UserError(
             "data.feature_cache",
             store.path,
-            f"{len(absent)} of {store.num_blocks} blocks that other ranks wrote are not here",
+            f"{absent} of {store.num_blocks} blocks that other ranks wrote are not here",
             "name a folder that all nodes share",
         )

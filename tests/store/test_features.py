@@ -1,9 +1,9 @@
 """Features on disk: what is read is what was written, damage is noticed, folders are refused."""
 
+import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,6 +13,9 @@ from cotrain_dist.store.features import FeatureStore, default_folder
 
 ABOUT = {"weights": "abc", "dtype": "float32"}
 NUM_IMAGES = 11
+# In another order than that of the digests, and the last image is a copy of the first.
+DIGESTS = [hashlib.sha256(bytes([i % 10])).hexdigest() for i in range(NUM_IMAGES)]
+ROWS = torch.tensor([[(i % 10) / 7, i % 10, -1.0] for i in range(NUM_IMAGES)])
 
 
 @pytest.fixture(autouse=True)
@@ -20,45 +23,74 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(features, "BLOCK_SIZE", 4)
 
 
-def filled(folder: Path, **changes: str) -> tuple[FeatureStore, torch.Tensor]:
-    store = FeatureStore(folder, ABOUT | changes, NUM_IMAGES, 3)
-    rows = torch.arange(NUM_IMAGES * 3).reshape(NUM_IMAGES, 3) / 7
-    for block in range(store.num_blocks):
-        start, stop = store.bounds(block)
-        store.write(block, rows[start:stop])
-    return store, rows
+def fill(store: FeatureStore, rows: torch.Tensor = ROWS) -> list[int]:
+    """Write what is missing; returns the numbers of images that were."""
+    store.look()
+    missing = [store.missing(block) for block in range(store.num_blocks)]
+    for ids in missing:
+        if len(ids):
+            store.write(ids, rows[ids])
+    store.look()
+    return [len(ids) for ids in missing]
+
+
+def filled(folder: Path, **changes: str) -> FeatureStore:
+    store = FeatureStore(folder, ABOUT | changes, DIGESTS, 3)
+    assert fill(store) == [4, 4, 2]
+    return store
 
 
 def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
-    store, rows = filled(tmp_path)
-    assert (store.num_blocks, store.bounds(2)) == (3, (8, 11))
-    assert all(store.has(block) for block in range(3))
+    store = filled(tmp_path)
     ids = torch.tensor([10, 0, 4, 3, 4])
-    for fresh in (store, FeatureStore(tmp_path, ABOUT, NUM_IMAGES, 3)):
-        assert torch.equal(fresh.read(ids), rows[ids])
+    fresh = FeatureStore(tmp_path, ABOUT, DIGESTS, 3)
+    fresh.look()
+    told = FeatureStore.from_json(json.loads(json.dumps(store.to_json())), DIGESTS)
+    told.look()
+    for own in (store, fresh, told):
+        assert torch.equal(own.read(ids), ROWS[ids])
+        assert [len(own.missing(block)) for block in range(3)] == [0, 0, 0]
     assert store.read(ids[:0]).shape == (0, 3)
     assert json.loads((store.path / "about.json").read_text()) == ABOUT
 
 
+def test_another_table_finds_the_images_that_it_shares(tmp_path: Path) -> None:
+    """Another order, some images less, three more: the three alone are computed."""
+    filled(tmp_path)
+    more = [hashlib.sha256(bytes([i])).hexdigest() for i in (100, 101, 102)]
+    digests = [more[0], *DIGESTS[8:2:-1], *more[1:]]
+    rows = torch.cat([torch.full((1, 3), 50.0), ROWS[3:9].flip(0), torch.full((2, 3), 60.0)])
+    store = FeatureStore(tmp_path, ABOUT, digests, 3)
+    store.look()
+    ids = torch.cat([store.missing(block) for block in range(store.num_blocks)])
+    assert sorted(ids.tolist()) == [0, 7, 8]
+    assert sum(fill(store, rows)) == 3
+    assert torch.equal(store.read(torch.arange(9)), rows)
+    assert sum(fill(FeatureStore(tmp_path, ABOUT, DIGESTS, 3))) == 0
+
+
 def test_half_precision_rounds_and_takes_half_of_the_disk(tmp_path: Path) -> None:
-    store, rows = filled(tmp_path, dtype="float16")
+    store = filled(tmp_path, dtype="float16")
     found = store.read(torch.arange(NUM_IMAGES))
     assert found.dtype == torch.float32
-    assert torch.equal(found, rows.half().float())
-    assert (store.path / "00000.features").stat().st_size == 4 * 3 * 2
+    assert torch.equal(found, ROWS.half().float())
+    sizes = [file.stat().st_size for file in store.path.glob("*.features")]
+    assert sorted(sizes) == [2 * 3 * 2, 4 * 3 * 2, 4 * 3 * 2]
 
 
 def test_other_weights_have_a_folder_of_their_own(tmp_path: Path) -> None:
-    paths = {filled(tmp_path, weights=name)[0].path for name in ("abc", "abd")}
+    paths = {filled(tmp_path, weights=name).path for name in ("abc", "abd")}
     assert len(paths) == 2
     assert {path.parent for path in paths} == {tmp_path}
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "no features", "no json", "json", "shape"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no features", "no json", "json", "images"])
 def test_a_damaged_block_counts_as_missing_and_is_made_anew(tmp_path: Path, damage: str) -> None:
-    store, rows = filled(tmp_path)
-    file, about = store.path / "00001.features", store.path / "00001.json"
-    content = file.read_bytes()
+    store = filled(tmp_path)
+    ids = FeatureStore(tmp_path / "empty", ABOUT, DIGESTS, 3).missing(1)
+    content = ROWS[ids].numpy().tobytes()
+    (file,) = [file for file in store.path.glob("*.features") if file.read_bytes() == content]
+    about = file.with_suffix(".json")
     match damage:
         case "cut":
             file.write_bytes(content[:-1])
@@ -70,12 +102,13 @@ def test_a_damaged_block_counts_as_missing_and_is_made_anew(tmp_path: Path, dama
             about.unlink()
         case "json":
             about.write_text("{")
-        case "shape":
-            about.write_text(about.read_text().replace("4", "5"))
-    assert [store.has(block) for block in range(3)] == [True, False, True]
-    store.write(1, rows[4:8])
-    assert store.has(1)
-    assert np.frombuffer(file.read_bytes(), "<f4").shape == (12,)
+        case "images":
+            said = json.loads(about.read_text())
+            about.write_text(json.dumps(said | {"images": [*said["images"], DIGESTS[0]]}))
+    again = FeatureStore(tmp_path, ABOUT, DIGESTS, 3)
+    assert fill(again) == [0, 4, 0]
+    assert file.read_bytes() == content
+    assert torch.equal(again.read(torch.arange(NUM_IMAGES)), ROWS)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -109,9 +109,10 @@ def test_a_model_that_does_not_end_in_a_linear_layer() -> None:
 
 def test_a_folder_that_the_nodes_do_not_share(tmp_path: Path) -> None:
     with mock.patch.object(features, "BLOCK_SIZE", 4):
-        store = FeatureStore(tmp_path, {"dtype": "float32"}, 6, 3)
-        store.write(0, torch.zeros(4, 3))
+        digests = [f"{i:064x}" for i in range(6)]
+        store = FeatureStore(tmp_path, {"dtype": "float32"}, digests, 3)
+        store.write(torch.arange(4), torch.zeros(4, 3))
         with pytest.raises(UserError, match="1 of 2 blocks that other ranks wrote are not here"):
             check_all(store)
-        store.write(1, torch.zeros(2, 3))
+        store.write(torch.tensor([4, 5]), torch.zeros(2, 3))
         check_all(store)

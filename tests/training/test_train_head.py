@@ -53,11 +53,11 @@ def train_with_small_blocks(config: Config, die_after: int | None = None) -> int
     """A body: the whole training; how many blocks of features this rank has computed."""
     write, written = features.FeatureStore.write, []
 
-    def counted(store: Any, block: int, rows: torch.Tensor) -> None:
+    def counted(store: Any, sample_ids: torch.Tensor, rows: torch.Tensor) -> None:
         if die_after is not None and len(written) == die_after:
             raise _Killed
-        write(store, block, rows)
-        written.append(block)
+        write(store, sample_ids, rows)
+        written.append(sample_ids)
 
     with (
         mock.patch.object(features, "BLOCK_SIZE", 50),
@@ -141,6 +141,29 @@ def test_another_run_finds_the_features(
     config = heads_config(digits_folder, starts, tmp_path, data=cache, labels="shared")
     assert run_ranks(train_with_small_blocks, 2, tmp_path, config) == [0, 0]
     assert _outcome(tmp_path / "run")["a"] != _outcome(alone / "run")["a"]
+
+
+def test_an_image_has_the_same_features_among_others(
+    alone: Path, digits_folder: Path, starts: dict[str, str], tmp_path: Path
+) -> None:
+    """A folder with a third of the images first, then with all: the rest alone is computed."""
+    some = tmp_path / "some"
+    for file in sorted(digits_folder.glob("*/*.png"))[::3]:
+        (some / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, some / file.parent.name)
+    cache = {"feature_cache": str(tmp_path / "cache")}
+    labels = {"labeled_per_class": 1, "test_per_class": 1}
+    before = heads_config(some, starts, tmp_path / "before", data=cache | labels)
+    assert run_ranks(train_with_small_blocks, 1, tmp_path, before) == [2 * 2]
+    config = heads_config(digits_folder, starts, tmp_path, data=cache)
+    assert run_ranks(train_with_small_blocks, 1, tmp_path, config) == [2 * NUM_BLOCKS]
+    sizes = [len(json.loads(f.read_text())["images"]) for f in _blocks(tmp_path / "cache")]
+    assert sum(sizes) == 2 * 200, "each image once"
+    assert _outcome(tmp_path / "run") == _outcome(alone / "run")
+
+
+def _blocks(cache: Path) -> list[Path]:
+    return [file for file in cache.rglob("*.json") if file.name != "about.json"]
 
 
 def test_a_killed_run_ends_with_the_same_bits(

@@ -40,9 +40,10 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.runtime.progress import build_console
     from cotrain_dist.training.setup import start_world
 
-    _check_strategy(own.strategy, own.run)
+    strategy = own.strategy or ("herding" if own.run is None else "herding_rounds")
+    _check_strategy(strategy, own.run)
     check_output(own.output)
-    query = Query(own.strategy, own.size, config.seed, own.near)
+    query = Query(strategy, own.size, config.seed, own.near)
     with start_world(config) as rt:
         work = queue_of_folder if own.run is None else queue_of_run
         asked = work(config, query, rt)
@@ -65,7 +66,9 @@ def _parser() -> Arguments:
     parser.add_argument("run", type=Path, nargs="?", help="directory that train wrote")
     parser.add_argument("--size", type=int, default=50, help="images to list (default 50)")
     parser.add_argument("--output", type=Path, required=True, help="table to write, FILE.csv")
-    parser.add_argument("--strategy", default="herding", help="default: herding")
+    parser.add_argument(
+        "--strategy", help="default: herding; of a run herding_rounds (docs/results.md)"
+    )
     parser.add_argument(
         "--near",
         type=float,
