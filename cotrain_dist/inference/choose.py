@@ -44,18 +44,17 @@ def both_features(
 
     Collective over all ranks; each role's ranks compute their own model's, all can read both.
     """
-    own = {}
+    own, digests = {}, images.table.listing.digests
     for classifier in classifiers:
         head = head_of(classifier.whole, f"model_{classifier.role.value}.name")
         store = open_store(
-            classifier.whole, head, classifier.preprocessing, images.table, ctx.config.data
+            classifier.whole, head, classifier.preprocessing, digests, ctx.config.data
         )
         fill_store(store, classifier, images.pixels, ctx.reporter)
         own[classifier.role.value] = store.to_json()
     known: dict[str, Any] = {}
     for part in all_gather_json(own, ctx.runtime.control):
         known |= part
-    digests = images.table.listing.digests
     stores = [FeatureStore.from_json(known[role.value], digests) for role in ROLES]
     # The peer's blocks too: without a shared folder they lie on another node.
     for store in stores:

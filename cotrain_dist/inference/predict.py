@@ -15,6 +15,7 @@ from cotrain_dist.data.sources.files import images_below, read_file
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import PixelSource, Transform
 from cotrain_dist.errors import UserError
+from cotrain_dist.inference.kept import classifiers_of_kept
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.training.context import Images, RunContext
@@ -66,12 +67,22 @@ def predict_files(
         replace(classifier, eval_transform=_nan_where_broken(classifier))
         for classifier in classifiers
     ]
+    with_features, is_kept = classifiers_of_kept(classifiers, files, ctx)
     for start in range(0, len(files), BLOCK_SIZE):
         block = files[start : start + BLOCK_SIZE]
         pixels = PixelSource(partial(_read_or_none, block), ctx.config.data.num_workers)
-        probs = gather_probs(
-            tolerant, torch.arange(len(block)), Images(table, pixels), ctx, reduce=_softmax
-        )
+        images, kept = Images(table, pixels), is_kept[start : start + BLOCK_SIZE]
+        # What has features does not pass through the models again.
+        parts = [
+            (with_features, kept.nonzero().flatten(), start),
+            (tolerant, (~kept).nonzero().flatten(), 0),
+        ]
+        found = [
+            (rows, gather_probs(own, rows + first, images, ctx, reduce=_softmax))
+            for own, rows, first in parts
+            if len(rows)
+        ]
+        probs = _together(found, len(block))
         # Broken files keep their rows up to here, so that rows and files stay side by side.
         valid = torch.stack([p.isfinite().all(dim=1) for p in probs.values()]).all(dim=0)
         rows = [
@@ -79,6 +90,19 @@ def predict_files(
             for index in valid.nonzero().flatten().tolist()
         ]
         yield rows, [block[index] for index in (~valid).nonzero().flatten().tolist()]
+
+
+def _together(
+    parts: Sequence[tuple[Tensor, dict[str, Tensor]]], num_images: int
+) -> dict[str, Tensor]:
+    """Rows of parts put in their places; at least one part."""
+    together = {
+        name: values.new_empty(num_images, values.shape[1]) for name, values in parts[0][1].items()
+    }
+    for rows, probs in parts:
+        for name, values in probs.items():
+            together[name][rows] = values
+    return together
 
 
 def _softmax(logits: Tensor) -> Tensor:

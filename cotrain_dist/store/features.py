@@ -84,6 +84,10 @@ class FeatureStore:
         places = np.arange(block * BLOCK_SIZE, min((block + 1) * BLOCK_SIZE, len(self._images)))
         return torch.from_numpy(self._first_id[places[self._file_of[places] < 0]])
 
+    def found(self) -> Tensor:
+        """Whether each sample_id's image has features here, [N] bool. As of the last `look`."""
+        return torch.from_numpy(self._file_of[self._place] >= 0)
+
     def look(self) -> None:
         """Find the images whose features are here: those of whole files of the right SHA-256."""
         known = set(self._files)

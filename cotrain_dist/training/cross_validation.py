@@ -92,6 +92,7 @@ def _held_out(student: Student, learned: TrainingSet) -> Tensor:
     """[n, C] float32, each row under a head that has not seen it; [0, C] where none can be."""
     frozen = student.frozen
     assert frozen is not None
+    assert frozen.scaling is not None
     rows = frozen.features.read(learned.sample_ids).double().numpy()
     num_classes = frozen.head.out_features
     penalty, seed = penalty_and_seed(rows, learned, num_classes, frozen.scaling, student.config)

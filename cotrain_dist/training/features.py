@@ -1,13 +1,13 @@
 """`train: head`: the features of a frozen backbone for all images, computed once by its ranks."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.models import Preprocessing, features_of
@@ -26,10 +26,13 @@ def open_store(
     backbone: nn.Module,
     head: nn.Linear,
     preprocessing: Preprocessing,
-    table: SplitTable,
+    digests: Sequence[str],
     data: DataConfig,
 ) -> FeatureStore:
-    """The store of these features, filled or not; its key names all that decides their bits."""
+    """The store of the features of images by their digests; what is in it, `look` tells.
+
+    Its key names all that decides their bits.
+    """
     about = {
         "version": FEATURES_VERSION,
         "torch": torch.__version__,
@@ -38,7 +41,7 @@ def open_store(
         "dtype": data.feature_dtype,
     }
     place = Path(data.feature_cache) if data.feature_cache else default_folder()
-    return FeatureStore(place, about, table.listing.digests, head.in_features)
+    return FeatureStore(place, about, digests, head.in_features)
 
 
 def weights_digest(backbone: nn.Module, head: nn.Linear) -> str:

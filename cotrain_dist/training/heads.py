@@ -32,10 +32,12 @@ def freeze_backbone(student: Student, images: Images, ctx: RunContext) -> Studen
     The features of all images are computed first, where they are not kept already.
     """
     head = head_of(student.whole, f"model_{student.role.value}.train")
-    store = open_store(student.whole, head, student.preprocessing, images.table, ctx.config.data)
+    digests = images.table.listing.digests
+    store = open_store(student.whole, head, student.preprocessing, digests, ctx.config.data)
     with ctx.runtime.clock.measure("features"):
         fill_store(store, student, images.pixels, ctx.reporter)
-    return with_head_alone(student, Frozen(head.cpu(), store, scaling_of_images(store, images)))
+    frozen = Frozen(head.cpu(), store, scaling_of_images(store, images))
+    return with_head_alone(student, frozen)
 
 
 def scaling_of_images(store: FeatureStore, images: Images) -> Scaling:
@@ -55,6 +57,7 @@ def fit_student(frozen: Frozen, config: RoleConfig, learned: TrainingSet) -> Fit
 
     So no rank waits, and the head has the same bits in every world.
     """
+    assert frozen.scaling is not None
     rows = frozen.features.read(learned.sample_ids).double().numpy()
     head = fit_rows(rows, learned, frozen.head.out_features, frozen.scaling, config)
     with torch.no_grad():

@@ -31,7 +31,8 @@ class Frozen:
     head: nn.Linear
     features: FeatureStore
     """Of all images of the run."""
-    scaling: Scaling
+    scaling: Scaling | None = None
+    """For fits; None where the head is only asked."""
 
 
 @dataclass

@@ -2,12 +2,16 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import timm
 import torch
-from ranks import tiny_config, train_run
+from PIL import Image
+from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.data.splits import load_split_table
@@ -114,3 +118,44 @@ def test_mistakes(
     assert cli.main(["train", *words]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_labels_for_the_rest_come_from_kept_features(
+    num_ranks: int, run: Path, digits_table: Path, tmp_path: Path
+) -> None:
+    """As from pixels; a new image and a broken file among them take their own way."""
+    folder = tmp_path / "images"
+    shutil.copytree(digits_table.parent / "images", folder)
+    (folder / "0_broken.png").write_text("no image")
+    Image.new("RGB", (8, 8), "red").save(folder / "1_new.png")
+    outputs = []
+    for name, cache in (("kept", run.parent / "cache"), ("none", tmp_path / "empty")):
+        output = tmp_path / f"{name}.csv"
+        words = ["predict", str(run), str(folder), "--output", str(output)]
+        words += ["--data.feature_cache", str(cache)]
+        passed = run_ranks(count_passes, num_ranks, tmp_path, words)
+        # One more of each model tries it after it was built.
+        assert sum(passed) == 2 * (1 + (2 if name == "kept" else 146))
+        outputs.append(list(csv.DictReader(output.open())))
+    assert len(outputs[0]) == len(outputs[1]) == 145
+    for kept, passed in zip(*outputs, strict=True):
+        for key, value in kept.items():
+            if key.startswith("confidence"):
+                assert float(value) == pytest.approx(float(passed[key]), abs=1e-5)
+            else:
+                assert value == passed[key]
+
+
+def count_passes(words: list[str]) -> int:
+    """A body: a command; how many images passed through a whole model."""
+    kind = type(timm.create_model("test_resnet"))
+    forward, seen = kind.forward, []
+
+    def counted(model: Any, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return forward(model, images)
+
+    with mock.patch.object(kind, "forward", counted):
+        assert cli.main(words) == 0
+    return sum(seen)

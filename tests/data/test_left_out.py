@@ -79,8 +79,14 @@ def test_unlabeled_images_that_are_labeled_elsewhere(root: Path) -> None:
     assert table.splits[:60].tolist() == draw(root).splits.tolist()
     assert split_of(table, "digit_0/00.png", "unlabeled") is Split.U
     assert (table.splits[60:] == Split.OUT).sum() == 59
+    # The very files of the labeled source are no copies: they are listed once.
+    (root / "more.png").write_bytes((root / "digit_0" / "00.png").read_bytes() + b"x")
     table = draw(root, unlabeled=str(root), **fractions)
-    assert table.splits[60:].tolist() == [Split.OUT] * 60
+    assert table.listing.paths[60:] == ("more.png",)
+    assert describe_left_out(table.listing, table.splits) == []
+    (root / "more.png").unlink()
+    with pytest.raises(UserError, match="holds no image beside those of the labeled"):
+        draw(root, unlabeled=str(root), **fractions)
 
 
 def test_test_images_stay_in_t(root: Path) -> None:
@@ -131,7 +137,7 @@ def test_a_table_without_copies_says_nothing(root: Path) -> None:
             r"digit_0/\d\d.png \(digit_0\) = data.test: digit_0/\d\d.png \(digit_0\)",
         ),
         (
-            {"labeled_per_class": 8, "test_fraction": 0.2, "unlabeled": "OWN"},
+            {"labeled_per_class": 8, "test_fraction": 0.2, "unlabeled": "COPY"},
             "images without label in U",
             r"data.unlabeled: digit_0/00.png \(no label\) = digit_0/00.png \(digit_0\)",
         ),
@@ -141,7 +147,9 @@ def test_a_table_without_copies_says_nothing(root: Path) -> None:
 def test_a_split_that_loses_all_of_a_class(
     changes: dict[str, object], emptied: str, pair: str, root: Path
 ) -> None:
-    given = {key: str(root) if value == "OWN" else value for key, value in changes.items()}
+    shutil.copytree(root, root.parent / "copy")
+    places = {"OWN": str(root), "COPY": str(root.parent / "copy")}
+    given = {key: places.get(str(value), value) for key, value in changes.items()}
     with pytest.raises(UserError) as caught:
         draw(root, **given)
     message = f"data.root: {emptied}: all are left out, as copies of other images, such as "

@@ -35,7 +35,8 @@ def list_images(config: DataConfig) -> Listing:
     # The source comes first: the number of a row in `hub` has to be its sample_id as well.
     further = []
     if config.unlabeled:
-        further.append(files.list_unlabeled(Path(config.unlabeled)))
+        listed = files.absolute_paths(config, listing)
+        further.append(files.list_unlabeled(Path(config.unlabeled), listed))
     if config.test:
         further.append(files.list_test(Path(config.test), listing.class_names))
     return joined(listing, further)

@@ -1,6 +1,7 @@
 """Images in files: class folders, tables of paths, folders without labels."""
 
 import csv
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def folders_of(config: DataConfig) -> dict[str, Path]:
     if config.test:
         folders[TEST] = Path(config.test)
     return folders
+
+
+def absolute_paths(config: DataConfig, listing: Listing) -> set[str]:
+    """The files of a listing of the configured source, where it is one of files."""
+    folder = folders_of(config).get(config.source)
+    return set() if folder is None else {os.path.abspath(folder / path) for path in listing.paths}
 
 
 def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Listing:
@@ -124,12 +131,16 @@ def read_rows(table: Path, config: DataConfig, key: str) -> list[dict[str, str]]
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def list_unlabeled(root: Path) -> Listing:
-    """All images below a folder, without labels."""
+def list_unlabeled(root: Path, listed: set[str]) -> Listing:
+    """All images below a folder, without labels, but for those whose absolute paths are listed.
+
+    A table of labels and the folder that its images lie in are a usual pair.
+    """
     _check_folder(root, "data.unlabeled", "name one that holds images")
-    files = images_below(root)
+    files = [path for path in images_below(root) if os.path.abspath(path) not in listed]
     if not files:
-        raise UserError("data.unlabeled", root, "holds no image", "name one that does")
+        other = " beside those of the labeled source" if listed else ""
+        raise UserError("data.unlabeled", root, f"holds no image{other}", "name one that does")
     return _listing_of_files(UNLABELED, root, files, [None] * len(files), [])
 
 
