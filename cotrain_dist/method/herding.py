@@ -63,6 +63,8 @@ class Coverage:
 
     reference: Tensor
     """[R, F] float32, whole numbers."""
+    lengths: Tensor
+    """[R] float32: their squared lengths."""
     weights: Tensor
     """[R] float32, whole numbers of at most WEIGHT_STEPS."""
     sigma: float
@@ -73,8 +75,10 @@ class Coverage:
     def of(cls, reference: Tensor, *, weights: Tensor | None = None, sigma: float) -> "Coverage":
         """No image is chosen yet. reference: [R, F] int16; weights: [R] float 0..1, None is 1."""
         steps = torch.ones(len(reference)) if weights is None else weights
+        rows = reference.float()
         return cls(
-            reference=reference.float(),
+            reference=rows,
+            lengths=squared_lengths(rows),
             weights=(steps.double() * WEIGHT_STEPS).round().float(),
             sigma=sigma,
             covered=torch.zeros(len(reference)),
@@ -82,7 +86,7 @@ class Coverage:
 
     def similarities(self, points: Tensor) -> Tensor:
         """[n, F] int16 -> [n, R] float32, whole numbers of at most SIMILARITY_STEPS."""
-        squares = squared_distances(points.float(), self.reference)
+        squares = squared_distances(points.float(), self.reference, self.lengths)
         return (squares.mul_(-1.0 / self.sigma**2).exp_() * SIMILARITY_STEPS).round_()
 
     def gains(self, points: Tensor) -> Tensor:
@@ -104,10 +108,18 @@ class Coverage:
             torch.maximum(self.covered, nearest, out=self.covered)
 
 
-def squared_distances(points: Tensor, others: Tensor) -> Tensor:
-    """Of unit-length points [n, F] to [R, F], both whole numbers as float32 -> [n, R], 0..4."""
+def squared_lengths(points: Tensor) -> Tensor:
+    """Of whole numbers as float32, [n, F] -> [n]."""
+    return (points * points).sum(dim=1)
+
+
+def squared_distances(points: Tensor, others: Tensor, lengths_of_others: Tensor) -> Tensor:
+    """Of unit-length points [n, F] to [R, F], both whole numbers as float32 -> [n, R], 0..4.
+
+    lengths_of_others: [R], their `squared_lengths`, which many calls may share.
+    """
     scale = scale_of(points.shape[1])
-    lengths = (points * points).sum(dim=1)[:, None] + (others * others).sum(dim=1)
+    lengths = squared_lengths(points)[:, None] + lengths_of_others
     return (points @ others.T).mul_(-2.0).add_(lengths).clamp_min_(0.0).div_(scale**2)
 
 

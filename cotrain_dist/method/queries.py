@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from cotrain_dist.method.herding import squared_distances
+from cotrain_dist.method.herding import squared_distances, squared_lengths
 
 NEEDS_PROBS = ("least_confidence", "margin", "entropy", "vote_entropy", "committee")
 """Scores of probabilities alone."""
@@ -105,10 +105,10 @@ def sigma_of_rounds(labeled: Tensor) -> float:
     """Width of herding in rounds: the least distance between labeled points [n, F] int16."""
     if len(labeled) < 2:
         return 1.0
-    points = labeled.float()
-    least = 4.0
+    points, least = labeled.float(), 4.0
+    lengths = squared_lengths(points)
     for start in range(0, len(points), 512):
-        squares = squared_distances(points[start : start + 512], points)
+        squares = squared_distances(points[start : start + 512], points, lengths)
         rows = torch.arange(len(squares))
         squares[rows, start + rows] = 4.0  # a point and itself
         least = min(least, float(squares.min()))
@@ -126,6 +126,7 @@ class Copies:
         self._points, self._near = points, near
         self._seen = torch.empty((max(64, 2 * len(labeled)), points.shape[1]))
         self._seen[: len(labeled)] = labeled.float()
+        self._lengths = squared_lengths(self._seen)
         self._num_labeled = self._num_seen = len(labeled)
 
     def __call__(self, index: int, chosen: list[int]) -> bool:
@@ -133,12 +134,15 @@ class Copies:
         for row in chosen[self._num_seen - self._num_labeled :]:
             if self._num_seen == len(self._seen):
                 self._seen = torch.cat([self._seen, torch.empty_like(self._seen)])
+                self._lengths = torch.cat([self._lengths, torch.empty_like(self._lengths)])
             self._seen[self._num_seen] = self._points[row].float()
+            self._lengths[self._num_seen] = squared_lengths(self._seen[self._num_seen, None])[0]
             self._num_seen += 1
         if not self._num_seen or self._near <= 0.0:
             return False
         point = self._points[index : index + 1].float()
-        least = squared_distances(point, self._seen[: self._num_seen]).min()
+        num_seen = self._num_seen
+        least = squared_distances(point, self._seen[:num_seen], self._lengths[:num_seen]).min()
         return bool(least < self._near**2)
 
 

@@ -60,7 +60,6 @@ class FeatureStore:
         self._files: list[Path] = []
         self._file_of = np.full(len(self._images), -1)
         self._row_of = np.zeros(len(self._images), dtype=np.int64)
-        self._mapped: dict[int, NDArray[Any]] = {}
 
     def to_json(self) -> dict[str, Any]:
         """What another rank with the same table needs to open the same store."""
@@ -144,16 +143,12 @@ class FeatureStore:
         owners = self._file_of[places]
         for owner in np.unique(owners).tolist():
             mine = owners == owner
-            rows[mine] = self._map(owner)[self._row_of[places[mine]]]
-        return torch.from_numpy(rows)
-
-    def _map(self, owner: int) -> NDArray[Any]:
-        assert owner >= 0, "an image without features was asked for"
-        if owner not in self._mapped:
+            assert owner >= 0, "an image without features was asked for"
+            # Mapped anew each time: what stays mapped counts as this process's memory.
             file = self._files[owner].with_suffix(".features")
-            rows = np.memmap(file, self._dtype, "r").reshape(-1, self.width)
-            self._mapped[owner] = rows
-        return self._mapped[owner]
+            mapped = np.memmap(file, self._dtype, "r").reshape(-1, self.width)
+            rows[mine] = mapped[self._row_of[places[mine]]]
+        return torch.from_numpy(rows)
 
 
 def _said_in(about: Path) -> tuple[NDArray[Any], str]:

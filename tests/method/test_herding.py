@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.method import herding
-from cotrain_dist.method.herding import Coverage, encode_points, herd, scale_of, squared_distances
+from cotrain_dist.method.herding import (
+    Coverage,
+    encode_points,
+    herd,
+    scale_of,
+    squared_distances,
+    squared_lengths,
+)
 
 
 def random_points(num: int, seed: int) -> Tensor:
@@ -84,5 +91,8 @@ def test_distances_are_those_of_the_features() -> None:
     joint /= joint.norm(dim=1, keepdim=True)
     expected = torch.cdist(joint, joint).square()
     torch.testing.assert_close(
-        squared_distances(points, points).double(), expected, atol=2e-3, rtol=0.0
+        squared_distances(points, points, squared_lengths(points)).double(),
+        expected,
+        atol=2e-3,
+        rtol=0.0,
     )
