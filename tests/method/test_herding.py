@@ -73,6 +73,7 @@ def test_sums_are_exact_in_any_order() -> None:
     coverage = Coverage.of(points, weights=torch.rand(300), sigma=1.0)
     turned = Coverage(
         reference=coverage.reference.flip(0),
+        lengths=coverage.lengths.flip(0),
         weights=coverage.weights.flip(0),
         sigma=1.0,
         covered=coverage.covered,
