@@ -1,12 +1,33 @@
 """What costs nothing to notice: paths that cannot be meant, before torch is imported."""
 
+import os
 from pathlib import Path
 
 from cotrain_dist.config.tree import Config
-from cotrain_dist.errors import UserError
+from cotrain_dist.errors import PeerUserError, UserError
 
 
-def check_inputs(config: Config) -> None:
+def check_early(config: Config, *, is_new_run: bool = False) -> None:
+    """Check what is read from, and where a new run is to lie.
+
+    Not where ranks lie on several nodes: one node may lack what the others have, and only a
+    collective check ends all of them at once. Raises UserError; on other ranks than the first a
+    PeerUserError, which is not shown again.
+    """
+    num_ranks = os.environ.get("WORLD_SIZE", "1")
+    if os.environ.get("LOCAL_WORLD_SIZE", num_ranks if num_ranks == "1" else "") != num_ranks:
+        return
+    try:
+        if is_new_run:
+            check_output_dir(Path(config.output_dir))
+        _check_inputs(config)
+    except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            raise PeerUserError(str(error)) from error
+        raise
+
+
+def _check_inputs(config: Config) -> None:
     """Raise UserError where a folder or file that images or labels are read from is not there.
 
     What is in them is looked at when they are listed.

@@ -44,7 +44,7 @@ def write_labels_report(
     grids = [curve_grid(strategies, curves, setting)]
     arms = _arms(strategies, curves, accuracies)
     if arms:
-        grids.append(arm_grid(arms, setting))
+        grids.append(arm_grid(arms, f"labels by {strategies[-1]}, {setting}"))
     use_files_only()
     picture = save_figure(_draw(strategies, curves, setting), folder / "labels")
     parts = [grid.to_markdown() for grid in grids]
@@ -141,12 +141,12 @@ def curve_grid(strategies: Sequence[str], curves: Curves, setting: str) -> Grid:
     for name in strategies:
         for index, num in enumerate(_nums(name, curves)):
             votes = _votes(name, index, curves)
-            gain = ""
+            gain = gap = ""
             if RANDOM in strategies and name != RANDOM:
                 pairs = zip(votes, _votes(RANDOM, index, curves), strict=True)
                 gain = _points(paired_interval([100 * (own - base) for own, base in pairs]))
+                gap = _share(_gap(votes, index, curves))
             classes = mean(curves[s][name][index]["num_classes"] for s in curves)
-            gap = _share(_gap(votes, index, curves))
             rows.append([name, str(num), _spread(votes), gain, gap, f"{classes:.1f}"])
     top = _votes(CEILING, -1, curves)
     rows.append([CEILING, str(_nums(CEILING, curves)[0]), _spread(top), "", "", ""])
@@ -158,7 +158,7 @@ def curve_grid(strategies: Sequence[str], curves: Curves, setting: str) -> Grid:
 
 
 def arm_grid(arms: Mapping[str, Any], setting: str) -> Grid:
-    """Arms trained on the labels of the last strategy."""
+    """Arms and their share of the gap; setting: with the strategy that has chosen their labels."""
     rows = []
     for name, own in arms.items():
         gap = own["gap_closed"]

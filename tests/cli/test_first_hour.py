@@ -10,8 +10,11 @@ from ranks import tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.cli.arguments import say_loading
+from cotrain_dist.config import Config, DataConfig
+from cotrain_dist.config.places import check_early
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.config.training import CotrainConfig, PretrainConfig
+from cotrain_dist.errors import PeerUserError, UserError
 from cotrain_dist.runtime.progress import Reporter
 
 WITHOUT_TORCH = """
@@ -81,6 +84,33 @@ def test_what_costs_nothing_is_checked_before_torch_is_loaded(
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["THERE", "file"]
+
+
+@pytest.mark.parametrize(
+    ("world", "shown"),
+    [
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, UserError),
+        ({"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, PeerUserError),
+        ({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1"}, None),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, None),
+        ({}, UserError),
+    ],
+)
+def test_ranks_of_several_nodes_are_checked_together(
+    world: dict[str, str], shown: type | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another node may have what this one lacks, and would wait for it: not before they meet."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    config = Config(data=DataConfig(source="imagefolder", root="MISSING"))
+    if shown is None:
+        check_early(config)
+        return
+    with pytest.raises(UserError, match="MISSING: is no folder") as caught:
+        check_early(config)
+    assert caught.type is shown
 
 
 def test_a_person_at_a_terminal_is_told_of_the_first_seconds(

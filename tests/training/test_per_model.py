@@ -55,7 +55,7 @@ def test_augmentation_of_one_model(common: str, own: str | None, expected: bool)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("image_size", "7", "7: must be at least 8 pixels"),
+        ("image_size", "7", "7: must be 8 to 4096 pixels"),
         ("crop_min_area", "0", "0.0: must be above 0 and at most 1"),
         ("crop_min_area", "2", "2.0: must be above 0 and at most 1"),
         ("weight_decay", "-1", "-1.0: must not be negative"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cotrain_dist.cli.arguments import Arguments, say_loading
 from cotrain_dist.config.parsing import parse_config
-from cotrain_dist.config.places import check_inputs
+from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import EXIT_FAILED
 
 USAGE = "calibrate [--target_accuracy 0.5] [--config FILE] ..."
@@ -28,7 +28,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--max_trials", type=int, default=8, help="fractions tried (default 8)")
     own, settings = parser.parse_with_settings(arguments)
     config = parse_config(settings, PROG)
-    check_inputs(config)
+    check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     say_loading()
     from cotrain_dist.runtime.stop import end_on_signal

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cotrain_dist.cli.arguments import Arguments, say_loading
 from cotrain_dist.config.parsing import parse_config
-from cotrain_dist.config.places import check_inputs
+from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
 
 USAGE = "plan [--num_ranks N] [--num_nodes N] [--measure] [--config FILE] ..."
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
             "give each node as many ranks as it has GPUs",
         )
     config = parse_config(settings, PROG)
-    check_inputs(config)
+    check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     say_loading()
     import torch

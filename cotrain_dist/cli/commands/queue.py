@@ -6,7 +6,7 @@ from pathlib import Path
 from cotrain_dist.cli.arguments import Arguments, say_loading
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.parsing import parse_config
-from cotrain_dist.config.places import check_inputs
+from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
 
 USAGE = "queue [RUN] --size N --output FILE.csv [--strategy NAME] ..."
@@ -24,7 +24,7 @@ def run(arguments: Sequence[str]) -> int:
         # Random weights would give features that say nothing.
         starts = {"model_a.pretrained": True, "model_b.pretrained": True}
         config = parse_config(settings, PROG, starts)
-        check_inputs(config)
+        check_early(config)
     else:
         config = config_of_run(own.run, settings, PROG)
 

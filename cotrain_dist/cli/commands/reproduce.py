@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments, say_loading
 from cotrain_dist.config.parsing import config_from_yaml, parse_config
-from cotrain_dist.config.places import check_inputs
+from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
 
 USAGE = "reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ..."
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
             "--seeds", seeds, "must be different whole numbers, not negative", "try 0 1 2"
         )
     if not own.report_only:
-        check_inputs(config)
+        check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     say_loading()
     from cotrain_dist.runtime.stop import end_on_signal

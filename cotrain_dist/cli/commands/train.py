@@ -7,7 +7,7 @@ from cotrain_dist.cli.arguments import say_loading
 from cotrain_dist.config import Config
 from cotrain_dist.config.of_run import config_of_recycled, config_of_run
 from cotrain_dist.config.parsing import parse_config
-from cotrain_dist.config.places import check_inputs, check_output_dir
+from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
 
 USAGE = "train [--config FILE] [--KEY VALUE ...] [--resume RUN] [--recycle RUN]"
@@ -21,8 +21,7 @@ def run(arguments: Sequence[str]) -> int:
     own, rest = _take(list(arguments))
     config = _config(own, rest)
     if "--resume" not in own:
-        check_output_dir(Path(config.output_dir))
-        check_inputs(config)
+        check_early(config, is_new_run=True)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     say_loading()
     from cotrain_dist.reporting.tables import show_outcome
