@@ -68,8 +68,11 @@ class Runtime:
 
     @property
     def device(self) -> torch.device:
-        """Device of this process."""
-        return torch.device(self.accelerator.device)
+        """Device of this process, with its index: generators are found by it."""
+        device = torch.device(self.accelerator.device)
+        if device.type == "cuda" and device.index is None:  # one process without a launcher
+            return torch.device("cuda", torch.cuda.current_device())
+        return device
 
     @property
     def precision(self) -> Precision:

@@ -111,6 +111,13 @@ def sum_over(values: Tensor, group: RankGroup) -> Tensor:
     return values
 
 
+def max_over(values: Tensor, group: RankGroup) -> Tensor:
+    """Collective over `group`: the largest of each rank's values, in place."""
+    if group.handle is not None:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=group.handle)
+    return values
+
+
 def require_equal(payload: bytes, what: str, group: RankGroup) -> None:
     """Collective over `group`: raise TrainingError on every rank unless all hold the same bytes.
 

@@ -19,7 +19,7 @@ from cotrain_dist.models import (
     preprocessing_of,
 )
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import RankGroup, sum_over
+from cotrain_dist.runtime.collectives import RankGroup, max_over, sum_over
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.types import Role
 
@@ -200,6 +200,10 @@ def average_buffers(student: Student) -> None:
         return
     # One tensor, so one collective; on the CPU, since the group is one of gloo.
     flat = torch.cat([buffer.detach().float().flatten().cpu() for buffer in buffers])
-    mean = sum_over(flat, student.group) / student.group.size
+    largest, least = max_over(torch.stack([flat, -flat]), student.group)
+    mean = sum_over(flat.clone(), student.group) / student.group.size
+    # Tables of constants, such as coordinates of windows, are equal on all ranks already; the mean
+    # of three equal numbers may differ from them in its last bit.
+    mean = torch.where(largest == -least, flat, mean)
     for buffer, values in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
         buffer.copy_(values.view_as(buffer))

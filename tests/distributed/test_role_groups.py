@@ -14,6 +14,7 @@ from cotrain_dist.config import Config
 from cotrain_dist.method.steps import EpochPlan
 from cotrain_dist.training import train as train_module
 from cotrain_dist.training.steps import load_batches, train_step
+from cotrain_dist.training.student import average_buffers
 from cotrain_dist.types import Role
 
 STEP_SIZE = 10  # images: 4, 3 and 3 of them on three ranks
@@ -134,3 +135,27 @@ def test_the_gradient_is_that_of_the_whole_step(
         for name, values in gradient.items():
             assert torch.equal(values, found[0][name]), name
             torch.testing.assert_close(values, expected[name], rtol=1e-5, atol=1e-5, msg=name)
+
+
+def _average_a_table(config: Config) -> dict[str, torch.Tensor]:
+    """A body: a table of constants and running means after the average at an epoch's end."""
+    students, _, ctx = build_students(config)
+    (student,) = students
+    table = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    student.model.register_buffer("table", table.clone())
+    means = dict(student.model.named_buffers())
+    name = next(name for name in means if name.endswith("running_mean"))
+    means[name].fill_(float(student.group.index))
+    average_buffers(student)
+    ctx.runtime.close()
+    return {"table": student.model.table - table, "mean": means[name][:1].clone()}
+
+
+def test_only_what_differs_between_ranks_is_averaged(digits_folder: Path, tmp_path: Path) -> None:
+    """The mean of three equal numbers may differ from them in its last bit."""
+    config = tiny_config(digits_folder, tmp_path / "run", placement={"ranks_a": [0]})
+    found = run_ranks(_average_a_table, 4, tmp_path, config)
+    for own in found[1:]:
+        assert own["mean"].item() == 1.0  # of 0, 1 and 2
+        assert not own["table"].any()
+    assert found[0]["mean"].item() == 0.0
