@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cotrain_dist.config import CotrainConfig, PretrainConfig, RoleConfig, TrainConfig
 from cotrain_dist.config.starts import CONFIG, WEIGHTS
-from cotrain_dist.data.stream import Transform
+from cotrain_dist.data.views import View
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
 from cotrain_dist.store.atomic import replaced_folder
@@ -57,10 +57,18 @@ class Preprocessing:
             "crop_mode": "center",
         }
 
-    def eval_transform(self) -> Transform:
-        """Resize, center crop, normalize: timm's own, so that a saved model sees the same."""
-        transform: Transform = timm.data.create_transform(**self.as_timm(), is_training=False)
-        return transform
+    def view(self) -> View:
+        """Resize and center crop: timm's own, so that a saved model sees the same."""
+        resize, crop, *normalizing = timm.data.create_transform(
+            **self.as_timm(), is_training=False
+        ).transforms
+        # What is left makes float numbers of the square: `data.augment.normalize`, on the device.
+        assert [type(step).__name__ for step in normalizing] == ["MaybeToTensor", "Normalize"]
+        return View(
+            f"center, bicubic, timm {timm.__version__}, crop {self.center_crop_fraction}",
+            self.image_size,
+            lambda image: crop(resize(image)),
+        )
 
 
 def check_names(role: Role, config: RoleConfig) -> None:

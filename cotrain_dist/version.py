@@ -8,6 +8,9 @@ __version__ = "0.2.0"
 FEATURES_VERSION = 2
 """To be raised when the way of an image to its features changes a bit."""
 
+PIXELS_VERSION = 1
+"""To be raised when the way of an image to its cached pixels changes a bit."""
+
 PACKAGE = Path(__file__).parent
 
 

@@ -1,7 +1,9 @@
 """What tests share: the end of the warm rank processes, and a small folder of images."""
 
+import atexit
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,13 @@ from cotrain_dist.config import (
 from cotrain_dist.store.records import CotrainRecord, PretrainRecord, record_from_json
 
 IMAGES_PER_CLASS = 20
+
+
+def pytest_configure() -> None:
+    # Before any process of ranks or commands is started: none fills the user's own cache.
+    cache = tempfile.TemporaryDirectory(prefix="cotrain_dist-cache-")
+    atexit.register(cache.cleanup)
+    os.environ["XDG_CACHE_HOME"] = cache.name
 
 
 @pytest.fixture(scope="session", autouse=True)

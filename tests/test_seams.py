@@ -77,17 +77,11 @@ EDITS = {
     "config/training.py": [('Literal["cross_entropy"]', 'Literal["cross_entropy", "two_views"]')],
     "training/steps.py": [
         (
-            "    for rows, view in zip(mine, weak, strict=True):\n",
-            "    strong = pixels.batches(\n"
-            "        student.train_transform,\n"
-            "        [learned.sample_ids[rows] for rows in mine],\n"
-            '        key=("strong", *key),\n'
-            "    )\n"
-            "    for rows, view, other in zip(mine, weak, strong, strict=True):\n",
-        ),
-        (
-            "views=(student.to_device(view),)",
-            "views=(student.to_device(view), student.to_device(other))",
+            "views=(student.augmented(batch, sample_ids, *key),)",
+            "views=(\n"
+            "                student.augmented(batch, sample_ids, *key),\n"
+            '                student.augmented(batch, sample_ids, "second", *key),\n'
+            "            )",
         ),
     ],
     "cli/commands/greet.py": [(None, COMMAND)],
@@ -191,7 +185,7 @@ def _weighted_gradients(config: Config) -> dict[str, list[Any]]:
         zero_grad()
         plan = EpochPlan((torch.arange(len(rows)),), num_shards=1, num_micro=1)
         batches = load_batches(student, rows, plan, [0], ("test",), images.pixels)
-        loss = train_step(student, batches, 1, len(learned), ("test",))
+        loss = float(train_step(student, batches, 1, len(learned), ("test",)).total)
         found[way] = [loss, [p.grad.clone() for p in student.model.parameters()]]
     ctx.runtime.close()
     return found

@@ -1,7 +1,7 @@
 """Settings of the images and their splits."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from cotrain_dist.errors import UserError
 
@@ -43,8 +43,9 @@ class DataConfig:
     `model_a.pretrained` says, else 64."""
     center_crop_fraction: float = 0.875
     """Fraction of the resized image's side kept by the center crop when measuring and labeling."""
-    augment: Literal["auto", "crop_flip", "off"] = "auto"
-    """In training: random resized crop and flip, or nothing. `auto`: nothing for digits."""
+    augment: Literal["auto", "crop_flip", "strong", "off"] = "auto"
+    """In training: random resized crop and flip; `strong` also turns, shears, shifts, recolors and
+    erases at random; `off` nothing. `auto`: nothing for digits, else crop_flip."""
     crop_min_area: float = 0.35
     """Least fraction of the image's area that a random crop keeps."""
     # The paper's shares: 20 % each for T, L_A and L_B, and the remaining 40 % for U. Where images
@@ -63,16 +64,22 @@ class DataConfig:
     # The paper has no V. Without one, T chooses models/best, and the run says so.
     validation_fraction: float = 0.0
     """Fraction of each class that goes to V, taken from the fraction of U; 0 draws no V."""
-    cache_side: int | None = None
-    """Keep decoded images in each rank's memory, shrunk to this shorter side in pixels. Exactness:
-    other pixels than without, since images are resized twice; equal for any number of ranks."""
+    cache: str = "auto"
+    """Where decoded and shrunk images are kept on disk, for all ranks, epochs and runs: a folder;
+    `auto` is ~/.cache/cotrain_dist/pixels, `off` decodes every image in every pass. Exactness: the
+    same pixels with and without."""
+    cache_gb: float = 20.0
+    """The most that the folder `cache` may hold in all, in GB; images that would be too many are
+    decoded in every pass. Nothing is deleted."""
     feature_cache: str | None = None
     """Folder for the features of frozen models (`model_a.train: head`), shared by runs and by all
     nodes; null is ~/.cache/cotrain_dist/features."""
     feature_dtype: Literal["float32", "float16"] = "float32"
     """Exactness: float16 takes half of the disk and rounds features to 11 bits."""
-    num_workers: int = 0
-    """Processes per rank that decode and augment. Exactness: any number gives the same images."""
+    num_workers: int | None = None
+    """Threads per rank that read and decode images ahead of the model. null: none on a CPU, which
+    the model needs itself; on a GPU the rank's CPUs but one, at most 8. Exactness: any number gives
+    the same images."""
 
     def __post_init__(self) -> None:
         needed = {"imagefolder": "root", "csv": "table", "hub": "name", "torchvision": "name"}
@@ -101,24 +108,15 @@ class DataConfig:
             )
         self._check_cache()
         self._check_fractions()
-        if self.num_workers < 0:
+        if self.num_workers is not None and self.num_workers < 0:
             raise UserError(
-                "data.num_workers", self.num_workers, "must not be negative", "0 uses no workers"
+                "data.num_workers", self.num_workers, "must not be negative", "0 uses no threads"
             )
 
     def _check_cache(self) -> None:
-        if self.cache_side is None:
-            return
-        if self.cache_side < 8:
+        if self.cache_gb <= 0.0:
             raise UserError(
-                "data.cache_side", self.cache_side, "must be at least 8 pixels", "null keeps none"
-            )
-        if self.num_workers > 0:
-            raise UserError(
-                "data.cache_side",
-                self.cache_side,
-                "is of no use to data.num_workers processes, which forget it after each epoch",
-                "set data.num_workers to 0, or data.cache_side to null",
+                "data.cache_gb", self.cache_gb, "must be above 0", "--data.cache off keeps nothing"
             )
 
     def _check_fractions(self) -> None:
@@ -199,9 +197,11 @@ def fraction_of_labeled(config: DataConfig, *, has_unlabeled: bool) -> float | i
     return None if has_unlabeled else DEFAULT_FRACTION
 
 
-def augments(augment: str, source: str) -> bool:
-    """Whether training images are randomly cropped and flipped; `auto` leaves digits as they are.
+def augmentation_of(augment: str, source: str) -> Literal["crop_flip", "strong", "off"]:
+    """How training images are augmented; `auto` leaves digits as they are.
 
     A flipped digit is another digit, or none.
     """
-    return augment == "crop_flip" or (augment == "auto" and source != "digits")
+    if augment == "auto":
+        return "off" if source == "digits" else "crop_flip"
+    return cast(Literal["crop_flip", "strong", "off"], augment)

@@ -32,7 +32,7 @@ class ModelConfig:
     """Stochastic depth, 0 to 1, for the models that have it."""
     image_size: int | None = None
     """Instead of `data.image_size`, for this model."""
-    augment: Literal["auto", "crop_flip", "off"] | None = None
+    augment: Literal["auto", "crop_flip", "strong", "off"] | None = None
     """Instead of `data.augment`, for this model."""
     crop_min_area: float | None = None
     """Instead of `data.crop_min_area`, for this model."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from cotrain_dist.config.schema import OPTIONS, RENAMED, all_keys, sections
+from cotrain_dist.config.schema import OPTIONS, RENAMED, REPLACED, all_keys, sections
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.config.tree import Config
 from cotrain_dist.errors import UserError
@@ -139,6 +139,9 @@ def _check_known(name: str, given: Given) -> None:
     if name in RENAMED:
         rule = f"is called {RENAMED[name]} now{given.where}"
         raise UserError(name, _show(given.value), rule, "write the new name")
+    if name in REPLACED:
+        rule = f"is gone, {REPLACED[name]} has taken its place{given.where}"
+        raise UserError(name, _show(given.value), rule, f"leave it out, or see {REPLACED[name]}")
     if name in all_keys() or (name in OPTIONS and not given.where):
         return
     if name in sections():
@@ -202,6 +205,8 @@ def _collect(
             raise UserError(_show(name), _show(given.value), rule, "keep one of the two")
         lines[name] = line
         if name in sections() and isinstance(node, yaml.MappingNode):
+            continue
+        if renamed and name in REPLACED:
             continue
         _check_known(name, given)
         collected[name] = given

@@ -18,6 +18,9 @@ RENAMED = {
 }
 """Keys of earlier versions and what they are called now."""
 
+REPLACED = {"data.cache_side": "data.cache"}
+"""Keys of earlier versions whose values mean nothing now, and what has taken their place."""
+
 OPTIONS = {
     "config": "YAML file with any of the keys below; the command line wins over it.",
     "print_config": "Print the settings that the other options amount to, as YAML, and exit.",

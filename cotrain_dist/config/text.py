@@ -12,7 +12,7 @@ from cotrain_dist.config.tree import Config
 FREE_ON_RESUME = (
     *("output_dir", "device", "placement", "distributed", "tracking"),
     *("data.root", "data.num_workers", "data.splits_from", "data.extra_labels"),
-    "data.feature_cache",
+    *("data.feature_cache", "data.cache", "data.cache_gb"),
 )
 """Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from cotrain_dist.config.data import DataConfig, augments
+from cotrain_dist.config.data import DataConfig, augmentation_of
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
     DistributedConfig,
@@ -104,8 +104,8 @@ class RoleConfig:
     image_size: int
     center_crop_fraction: float
     crop_min_area: float
-    augments: bool
-    """Whether training images are randomly cropped and flipped."""
+    augmentation: Literal["crop_flip", "strong", "off"]
+    """Of training images."""
     compile: bool
     seed: int
 
@@ -148,7 +148,7 @@ def resolve_role(config: Config, name: str) -> RoleConfig:
         ),
         center_crop_fraction=config.data.center_crop_fraction,
         crop_min_area=own.crop_min_area or config.data.crop_min_area,
-        augments=augments(own.augment or config.data.augment, config.data.source),
+        augmentation=augmentation_of(own.augment or config.data.augment, config.data.source),
         compile=config.compile,
         seed=config.seed,
     )

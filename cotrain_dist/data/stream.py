@@ -1,134 +1,191 @@
-"""The stream of image batches: a function of keys, not of any generator's history."""
+"""The stream of pixels: read ahead by threads, kept in a cache, the same from all of them."""
 
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms import v2
 
-from cotrain_dist.config import RoleConfig
-from cotrain_dist.data.sources import ReadImage
-from cotrain_dist.errors import UserError
-from cotrain_dist.keys import seeded
+from cotrain_dist.config import DataConfig
+from cotrain_dist.data.sources import Listing, ReadImage, image_reader
+from cotrain_dist.data.views import View
+from cotrain_dist.store.pixels import NoRoom, PixelCache, default_folder
 
-Transform = Callable[[Image.Image | None], Tensor]
-"""RGB image -> [3, S, S] float32, normalized; None comes from a reader that skips."""
-
-
-def train_transform(config: RoleConfig, mean: Sequence[float], std: Sequence[float]) -> Transform:
-    """Random resized crop and horizontal flip; draws from torch's global generator."""
-    transform: Transform = v2.Compose(
-        [
-            v2.RandomResizedCrop(
-                config.image_size,
-                scale=(config.crop_min_area, 1.0),
-                # As in Preprocessing: both kinds of passes see images resized in one way.
-                interpolation=v2.InterpolationMode.BICUBIC,
-            ),
-            v2.RandomHorizontalFlip(),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(mean), list(std)),
-        ]
-    )
-    return transform
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Unread:
-    """In place of an image, or of its batch: why it could not be read.
+class Pixels:
+    """A batch of n images in one view, on the CPU.
 
-    A value, since of an error that is raised in a process of readers torch makes another one, with
-    a traceback for a text.
+    values: [n, side, side, 3] uint8. sizes: [n, 2] uint32, width and height before they were
+    shrunk. unreadable: [n] bool, images that a tolerant reader gave None for; black in `values`.
     """
 
-    error: UserError | OSError
+    values: Tensor
+    sizes: NDArray[np.uint32]
+    unreadable: NDArray[np.bool_]
+
+    @property
+    def aspects(self) -> NDArray[np.float64]:
+        """[n], width over height."""
+        return self.sizes[:, 0] / self.sizes[:, 1]
 
 
-class _KeyedImages(Dataset[Tensor | _Unread]):
-    """Images by sample_id, each transformed under its own key."""
+class PixelSource:
+    """The pixels of a run's images, by sample_id, as this rank reads them.
+
+    One for a run: its threads and its caches last as long. Equal pixels come from any number of
+    readers, with and without a cache.
+    """
 
     def __init__(
-        self, read: ReadImage, transform: Transform, key: tuple[int | str, ...] | None
-    ) -> None:
-        self._read, self._transform, self._key = read, transform, key
-
-    def __getitem__(self, sample_id: int) -> Tensor | _Unread:
-        try:
-            image = self._read(sample_id)
-        except (UserError, OSError) as error:
-            return _Unread(error)
-        if self._key is None:
-            return self._transform(image)
-        # A key for each image, not for a batch or a worker: other steps, ranks or numbers of
-        # workers change no pixel.
-        with seeded(*self._key, sample_id):
-            return self._transform(image)
-
-
-def _collate(images: list[Tensor | _Unread]) -> Tensor | _Unread:
-    """A batch of pixels, or the first of its images that could not be read."""
-    for image in images:
-        if isinstance(image, _Unread):
-            return image
-    pixels: Tensor = default_collate(images)
-    return pixels
-
-
-def stream_batches(
-    read: ReadImage,
-    transform: Transform,
-    batches: Sequence[Tensor],
-    *,
-    key: tuple[int | str, ...] | None = None,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[Tensor]:
-    """Pixels [n, 3, S, S] of each batch of sample_ids, in order; equal for any `num_workers`.
-
-    `key`: of the random transforms, completed by the sample_id; None where there are none. What
-    `read` raises is raised here, for any `num_workers`.
-    """
-    # Built for each pass, so workers and what they have cached end with it.
-    loader = DataLoader(
-        _KeyedImages(read, transform, key),
-        # Given and not sampled: a sampler would have a state, which a resume would have to restore.
-        batch_sampler=[batch.tolist() for batch in batches],
-        num_workers=num_workers,
-        collate_fn=_collate,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # else each loader draws from the global one
-    )
-    for batch in loader:
-        if isinstance(batch, _Unread):
-            raise batch.error
-        yield batch
-
-
-@dataclass(frozen=True)
-class PixelSource:
-    """The pixels of a run's images, by sample_id, and how they are loaded on this rank."""
-
-    read: ReadImage
-    num_workers: int = 0
-    pin_memory: bool = False
-
-    def batches(
         self,
-        transform: Transform,
-        batches: Sequence[Tensor],
+        read: ReadImage,
         *,
-        key: tuple[int | str, ...] | None = None,
-    ) -> Iterator[Tensor]:
-        """`stream_batches` of these images."""
-        return stream_batches(
-            self.read,
-            transform,
-            batches,
-            key=key,
-            num_workers=self.num_workers,
-            pin_memory=self.pin_memory,
+        num_readers: int = 0,
+        pin_memory: bool = False,
+        open_cache: Callable[[View], PixelCache] | None = None,
+        tell: Callable[[str], None] = logger.warning,
+    ) -> None:
+        """num_readers: threads; with 0 the caller's own reads, when it asks for a batch.
+
+        open_cache: raises NoRoom or OSError where images of a view cannot be kept; they are then
+        decoded anew in each pass, and `tell` says so.
+        """
+        self.read, self._tell = read, tell
+        self._num_readers, self._pin_memory = num_readers, pin_memory
+        self._open_cache = open_cache
+        self._caches: dict[View, PixelCache | None] = {}
+        self._readers: ThreadPoolExecutor | None = None
+
+    def batches(self, view: View, batches: Sequence[Tensor]) -> Iterator[Pixels]:
+        """The pixels of each batch of sample_ids, in order.
+
+        What `read` raises is raised here, whoever reads.
+        """
+        cache = self._cache_of(view)
+        if not self._num_readers:
+            for batch in batches:
+                yield self._load(view, cache, batch)
+            return
+        if self._readers is None:
+            self._readers = ThreadPoolExecutor(self._num_readers, thread_name_prefix="reader")
+        ahead: deque[Future[Pixels]] = deque()
+        try:
+            for batch in batches:
+                ahead.append(self._readers.submit(self._load, view, cache, batch))
+                # Each reader works on a batch, and one more lies ready.
+                if len(ahead) > self._num_readers + 1:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # after an error, or where the caller stops, nobody waits for the rest
+            for future in ahead:
+                future.cancel()
+
+    def _load(self, view: View, cache: PixelCache | None, batch: Tensor) -> Pixels:
+        ids = batch.numpy()
+        shape = (len(ids), view.side, view.side, 3)
+        values = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+        pixels, sizes = values.numpy(), np.ones((len(ids), 2), dtype=np.uint32)
+        unreadable = np.zeros(len(ids), dtype=np.bool_)
+        missing = range(len(ids)) if cache is None else self._kept(cache, ids, pixels, sizes)
+        for place in missing:
+            image = self.read(int(ids[place]))
+            if image is None:
+                unreadable[place], pixels[place] = True, 0
+                continue
+            sizes[place] = image.size
+            pixels[place] = np.asarray(view.prepare(image))
+            if cache is not None and cache.can_write:
+                self._keep(cache, int(ids[place]), pixels[place], image.size)
+        return Pixels(values, sizes, unreadable)
+
+    def _kept(
+        self,
+        cache: PixelCache,
+        ids: NDArray[np.int64],
+        pixels: NDArray[np.uint8],
+        sizes: NDArray[np.uint32],
+    ) -> list[int]:
+        """Fill in what the cache holds; the places that it does not."""
+        before = cache.num_damaged
+        missing = cache.read(ids, pixels, sizes)
+        if cache.num_damaged and not before:
+            self._tell(_damaged(cache))
+        return missing
+
+    def _keep(
+        self, cache: PixelCache, sample_id: int, pixels: NDArray[np.uint8], size: tuple[int, int]
+    ) -> None:
+        try:
+            cache.write(sample_id, pixels, *size)
+        except OSError as error:
+            cache.can_write = False
+            self._tell(_not_kept(error))
+
+    def _cache_of(self, view: View) -> PixelCache | None:
+        if self._open_cache is None:
+            return None
+        if view not in self._caches:
+            try:
+                cache = self._open_cache(view)
+            except (NoRoom, OSError) as error:
+                self._tell(_not_kept(error))
+                self._caches[view] = None
+            else:
+                if cache.num_damaged:
+                    self._tell(_damaged(cache))
+                self._caches[view] = cache
+        return self._caches[view]
+
+    def close(self) -> None:
+        """End the threads and close the caches; a later pass opens them again."""
+        if self._readers is not None:
+            self._readers.shutdown(cancel_futures=True)
+            self._readers = None
+        for cache in self._caches.values():
+            if cache is not None:
+                cache.close()
+        self._caches.clear()
+
+
+def _damaged(cache: PixelCache) -> str:
+    return f"{cache.path} is damaged, or was cut short: its images are decoded anew"
+
+
+def _not_kept(error: NoRoom | OSError) -> str:
+    why = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return f"decoded images are not kept ({why}); data.cache names another folder, or is off"
+
+
+def pixels_of(
+    data: DataConfig,
+    listing: Listing,
+    *,
+    num_readers: int = 0,
+    pin_memory: bool = False,
+    tell: Callable[[str], None] = logger.warning,
+) -> PixelSource:
+    """The pixels of a listing's images. Raises UserError where they are not there as listed."""
+
+    def open_cache(view: View) -> PixelCache:
+        folder = default_folder() if data.cache == "auto" else Path(data.cache)
+        return PixelCache(
+            folder, view.about(), listing.digests, view.side, most_gigabytes=data.cache_gb
         )
+
+    return PixelSource(
+        image_reader(data, listing),
+        num_readers=num_readers,
+        pin_memory=pin_memory,
+        open_cache=None if data.cache == "off" else open_cache,
+        tell=tell,
+    )

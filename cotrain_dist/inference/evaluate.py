@@ -11,11 +11,9 @@ from torch import Tensor
 
 from cotrain_dist.config import Config, DataConfig, ModelConfig, RoleConfig, resolve_role
 from cotrain_dist.config.starts import CONFIG
-from cotrain_dist.data.sources import image_reader
 from cotrain_dist.data.sources.files import list_test
 from cotrain_dist.data.sources.listing import TEST
 from cotrain_dist.data.splits import SplitTable, load_split_table
-from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.metrics import Accuracy, Confusion, class_recall, measure_accuracy
 from cotrain_dist.method.splits import Split
@@ -25,6 +23,7 @@ from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import gather_probs
+from cotrain_dist.training.setup import open_pixels
 from cotrain_dist.training.student import Classifier, build_classifier
 
 
@@ -120,20 +119,20 @@ def notes_of_best(run: Path) -> dict[str, Any] | None:
         return None
 
 
-def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images, Tensor]:
+def labeled_images(table: SplitTable, on: str, ctx: RunContext) -> tuple[Images, Tensor]:
     """The images to evaluate on: a split of the run (T, V, U, L_A, L_B), or a folder of classes.
 
-    table, data: of the run. Returns the images and their sample_ids; those without a label are left
+    table: of the run. Returns the images and their sample_ids; those without a label are left
     out.
     """
+    data = ctx.config.data
     if on in Split.__members__ and on != Split.OUT.name:
         ids = table.sample_ids(Split[on])
         ids = ids[table.class_ids[ids] >= 0]
         if not len(ids):
             way_out = "give a folder of classes" if on == "T" else "try --on T"
             raise UserError("--on", on, "the run has no labeled image there", way_out)
-        read = image_reader(data, table.listing)
-        return Images(table, PixelSource(read, data.num_workers)), ids
+        return Images(table, open_pixels(data, table.listing, ctx.runtime, ctx.reporter)), ids
     folder = Path(on)
     if not folder.is_dir():
         raise UserError(
@@ -143,7 +142,13 @@ def labeled_images(table: SplitTable, data: DataConfig, on: str) -> tuple[Images
     found = SplitTable(listing, torch.full((len(listing.paths),), Split.T, dtype=torch.int64))
     # `digits` is the source that needs no folder; no image of it is read. The run's other settings
     # stay behind: their rules, on fractions that must fit, are about other images.
-    data = DataConfig(source="digits", test=on, num_workers=data.num_workers)
+    data = DataConfig(
+        source="digits",
+        test=on,
+        num_workers=data.num_workers,
+        cache=data.cache,
+        cache_gb=data.cache_gb,
+    )
     assert set(listing.sources) == {TEST}
-    pixels = PixelSource(image_reader(data, listing), data.num_workers)
+    pixels = open_pixels(data, listing, ctx.runtime, ctx.reporter)
     return Images(found, pixels), found.sample_ids(Split.T)

@@ -2,7 +2,6 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +12,14 @@ from torch import Tensor
 from cotrain_dist.data.sources.decode import to_rgb
 from cotrain_dist.data.sources.files import images_below, read_file
 from cotrain_dist.data.splits import SplitTable
-from cotrain_dist.data.stream import PixelSource, Transform
+from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.kept import classifiers_of_kept
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import gather_probs
+from cotrain_dist.training.setup import num_readers
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import Prediction
 
@@ -63,33 +63,29 @@ def predict_files(
     skips it, whichever rank met it.
     """
     names = table.class_names
-    tolerant = [
-        replace(classifier, eval_transform=_nan_where_broken(classifier))
-        for classifier in classifiers
-    ]
+    pixels = PixelSource(
+        partial(_read_or_none, files), num_readers=num_readers(ctx.config.data, ctx.runtime)
+    )
+    images = Images(table, pixels)
     with_features, is_kept = classifiers_of_kept(classifiers, files, ctx)
     for start in range(0, len(files), BLOCK_SIZE):
         block = files[start : start + BLOCK_SIZE]
-        pixels = PixelSource(partial(_read_or_none, block), ctx.config.data.num_workers)
-        images, kept = Images(table, pixels), is_kept[start : start + BLOCK_SIZE]
+        kept = is_kept[start : start + BLOCK_SIZE]
         # What has features does not pass through the models again.
-        parts = [
-            (with_features, kept.nonzero().flatten(), start),
-            (tolerant, (~kept).nonzero().flatten(), 0),
-        ]
+        parts = [(with_features, kept), (classifiers, ~kept)]
         found = [
-            (rows, gather_probs(own, rows + first, images, ctx, reduce=_softmax))
-            for own, rows, first in parts
-            if len(rows)
+            (rows, gather_probs(own, rows + start, images, ctx, reduce=_softmax))
+            for own, is_own in parts
+            if len(rows := is_own.nonzero().flatten())
         ]
         probs = _together(found, len(block))
         # Broken files keep their rows up to here, so that rows and files stay side by side.
         valid = torch.stack([p.isfinite().all(dim=1) for p in probs.values()]).all(dim=0)
-        rows = [
+        predictions = [
             _prediction(block[index], index, probs, names)
             for index in valid.nonzero().flatten().tolist()
         ]
-        yield rows, [block[index] for index in (~valid).nonzero().flatten().tolist()]
+        yield predictions, [block[index] for index in (~valid).nonzero().flatten().tolist()]
 
 
 def _together(
@@ -131,13 +127,3 @@ def _read_or_none(files: Sequence[str], index: int) -> Image.Image | None:
         return to_rgb(read_file(Path(files[index])))
     except UserError:
         return None
-
-
-def _nan_where_broken(classifier: Classifier) -> Transform:
-    size, transform = classifier.preprocessing.image_size, classifier.eval_transform
-
-    def apply(image: Image.Image | None) -> Tensor:
-        # NaN comes through to the logits; in evaluation mode it touches no other image of a chunk.
-        return torch.full((3, size, size), torch.nan) if image is None else transform(image)
-
-    return apply

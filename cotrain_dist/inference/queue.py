@@ -11,10 +11,8 @@ from torch import Tensor
 
 from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.data.copies import leave_out_copies
-from cotrain_dist.data.sources import image_reader
 from cotrain_dist.data.sources.files import list_without_classes
 from cotrain_dist.data.splits import SplitTable, parse_split_table
-from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.choose import (
     JointFeatures,
@@ -35,7 +33,7 @@ from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store import atomic
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.setup import fetch_models, first_models
+from cotrain_dist.training.setup import fetch_models, first_models, open_pixels
 from cotrain_dist.training.student import Classifier, build_classifier
 
 
@@ -67,18 +65,19 @@ def queue_of_folder(config: Config, query: Query, rt: Runtime) -> Asked:
     fetch_models(config, rt)
     content = together(lambda: _list(config) if rt.is_lead else b"", rt.control)
     table = parse_split_table(broadcast_bytes(content, rt.control))
-    read = together(lambda: image_reader(config.data, table.listing), rt.control)
+    reporter = Reporter(show=rt.is_lead)
+    pixels = together(lambda: open_pixels(config.data, table.listing, rt, reporter), rt.control)
     # The last layers are not asked, so any classes will do.
     models = together(lambda: first_models(config, rt.roles_here, ("a", "b")), rt.control)
     classifiers = [
         build_classifier(role, model, resolve_role(config, role.value), rt)
         for role, model in models.items()
     ]
-    ctx = RunContext(config, rt, RunDirectory(Path(config.output_dir)), Reporter(show=rt.is_lead))
+    ctx = RunContext(config, rt, RunDirectory(Path(config.output_dir)), reporter)
     is_in, has_label = table.splits != Split.OUT, table.class_ids >= 0
     opened = _Opened(
         classifiers,
-        Images(table, PixelSource(read, config.data.num_workers)),
+        Images(table, pixels),
         (is_in & ~has_label).nonzero().flatten(),
         (is_in & has_label).nonzero().flatten(),
         ctx,
@@ -97,9 +96,9 @@ def queue_of_run(config: Config, query: Query, rt: Runtime) -> Asked:
     """Of a run's U, by its saved models; `config.output_dir` is the run. Collective."""
     ctx, table = together(lambda: open_run(config, rt), rt.control)
     classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
-    read = together(lambda: image_reader(config.data, table.listing), rt.control)
+    pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
     labeled = torch.cat([table.sample_ids(Split.L_A), table.sample_ids(Split.L_B)])
-    images = Images(table, PixelSource(read, config.data.num_workers))
+    images = Images(table, pixels)
     return _ask(_Opened(classifiers, images, table.sample_ids(Split.U), labeled, ctx), query)
 
 

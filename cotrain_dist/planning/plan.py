@@ -12,10 +12,9 @@ from torch import Tensor
 
 from cotrain_dist.config import Config, PlacementConfig, resolve_role
 from cotrain_dist.data.copies import describe_left_out
-from cotrain_dist.data.sources import image_reader
 from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.data.splits import SplitTable
-from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.data.stream import pixels_of
 from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, place
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import EpochPlan, num_steps_of, spread
@@ -54,7 +53,7 @@ def plan_world(
     cost_a, cost_b = model_costs(config)
     placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
     check_table(table, config, placement)
-    images = Images(table, PixelSource(image_reader(config.data, table.listing)))
+    images = Images(table, pixels_of(replace(config.data, cache="off"), table.listing))
     # Before any model is built: what importing alone has cost is part of every rank.
     process_bytes = resident_bytes()
     # A world of one lacks the ranks that placement may name, and a login node may have no GPU.

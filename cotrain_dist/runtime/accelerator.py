@@ -102,6 +102,13 @@ class Runtime:
         return self.global_rank == min(row.global_rank for row in self.rows if row.node == node)
 
     @property
+    def num_cpus(self) -> int:
+        """CPUs that this process may count on: those it may use, shared with its node's ranks."""
+        node = self.rows[self.global_rank].node
+        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+        return max(1, len(allowed) // sum(row.node == node for row in self.rows))
+
+    @property
     def roles_here(self) -> tuple[Role, ...]:
         """The roles this process holds: both in a world of one, else one."""
         return self.placement.roles_of(self.global_rank)

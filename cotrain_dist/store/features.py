@@ -55,7 +55,7 @@ class FeatureStore:
         self._dtype = DTYPES[str(about["dtype"])]
         # Sorted, and each image once: blocks do not depend on the order of a table, or its copies.
         self._images, self._first_id, self._place = np.unique(
-            _packed(digests), return_index=True, return_inverse=True
+            packed(digests), return_index=True, return_inverse=True
         )
         self._files: list[Path] = []
         self._file_of = np.full(len(self._images), -1)
@@ -155,11 +155,11 @@ def _said_in(about: Path) -> tuple[NDArray[Any], str]:
     """The images of a file's rows and its SHA-256; no image where this is damaged."""
     try:
         said = json.loads(about.read_text())
-        return _packed(said["images"]), str(said["sha256"])
+        return packed(said["images"]), str(said["sha256"])
     except (OSError, ValueError, LookupError, TypeError):
-        return _packed([]), ""
+        return packed([]), ""
 
 
-def _packed(digests: Sequence[str]) -> NDArray[Any]:
+def packed(digests: Sequence[str]) -> NDArray[Any]:
     """[n] of 32 bytes each: a million of them take 32 MB."""
     return np.array([bytes.fromhex(digest) for digest in digests], dtype="V32")

@@ -27,6 +27,8 @@ class Fit:
     """Of the last step."""
     num_steps: int
     num_samples: int
+    num_skipped_steps: int = 0
+    """fp16: steps that were not taken, since a gradient was too large for the format."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class PretrainRecord:
         return cls(
             role=rest.pop("role"),
             epoch=rest.pop("epoch"),
-            fit=Fit(**{name: rest.pop(name) for name in Fit.__dataclass_fields__}),
+            fit=Fit(**{name: rest.pop(name) for name in Fit.__dataclass_fields__ if name in rest}),
             train_accuracy=rest.pop("train_accuracy"),
             test=None if test is None else Accuracy(**test),
             seconds=rest.pop("seconds"),

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from cotrain_dist.config import Config, resolve_role
-from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.splits import (
     SplitTable,
     draw_split_table,
     load_split_table,
     parse_split_table,
 )
-from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
@@ -31,7 +30,7 @@ from cotrain_dist.study.labels_report import Curves, write_labels_report
 from cotrain_dist.study.parts import on_lead, open_study, with_test
 from cotrain_dist.study.reproduce import finished_outcomes, reproduce
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.setup import fetch_models, first_models
+from cotrain_dist.training.setup import fetch_models, first_models, open_pixels
 from cotrain_dist.training.student import build_classifier
 
 LABELS = "labels"
@@ -94,8 +93,10 @@ def _curves_by_seed(base: Config, study: LabelStudy, rt: Runtime, *, quiet: bool
         config, file = replace(base, seed=seed), folder.path / LABELS / f"seed-{seed}.json"
         content = together(partial(_splits, config, file, rt), rt.control)
         table = parse_split_table(broadcast_bytes(content, rt.control))
-        read = together(partial(image_reader, base.data, table.listing), rt.control)
-        images = Images(table, PixelSource(read, base.data.num_workers))
+        pixels = together(
+            partial(open_pixels, base.data, table.listing, rt, ctx.reporter), rt.control
+        )
+        images = Images(table, pixels)
         models = together(
             partial(first_models, config, rt.roles_here, table.class_names), rt.control
         )

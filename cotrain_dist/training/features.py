@@ -87,7 +87,7 @@ def fill_store(
 def _features_in_full(student: Classifier, images: Tensor) -> Tensor:
     """Of at most FORWARD_SIZE images, in a batch of that many."""
     filling = images[:1].expand(FORWARD_SIZE - len(images), -1, -1, -1)
-    full = student.to_device(torch.cat([images, filling]))  # which restores the layout
+    full = student.in_layout(torch.cat([images, filling]))  # which the filling has lost
     return features_of(student.whole, full)[: len(images)]
 
 

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from torch import nn
 
-from cotrain_dist.config import Config, resolve_role
+from cotrain_dist.config import Config, DataConfig, resolve_role
 from cotrain_dist.data.extra_labels import add_labels
-from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.sources import Listing, list_images
 from cotrain_dist.data.splits import (
     SplitTable,
     draw_split_table,
     load_split_table,
     parse_split_table,
 )
-from cotrain_dist.data.stream import PixelSource
+from cotrain_dist.data.stream import PixelSource, pixels_of
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.placement import Placement
 from cotrain_dist.method.scores import MAX_CLASSES
@@ -68,9 +68,35 @@ def prepare(
     table = parse_split_table(broadcast_bytes(content, rt.control))
     together(lambda: check_table(table, config, rt.placement), rt.control)
     # On every rank: one node may lack the data, or hold others.
-    read = together(lambda: image_reader(config.data, table.listing), rt.control)
-    pixels = PixelSource(read, config.data.num_workers, pin_memory=rt.device.type == "cuda")
+    pixels = together(lambda: open_pixels(config.data, table.listing, rt, reporter), rt.control)
     return RunContext(config, rt, store, reporter), Images(table, pixels)
+
+
+MOST_READERS = 8
+"""Threads of a rank that read ahead unless the settings say: more would wait for each other."""
+
+
+def open_pixels(data: DataConfig, listing: Listing, rt: Runtime, reporter: Reporter) -> PixelSource:
+    """The pixels of a listing's images, read as suits this rank's device.
+
+    Raises UserError where they are not there as listed.
+    """
+    return pixels_of(
+        data,
+        listing,
+        num_readers=num_readers(data, rt),
+        pin_memory=rt.device.type == "cuda",
+        tell=reporter.warn,
+    )
+
+
+def num_readers(data: DataConfig, rt: Runtime) -> int:
+    """Threads of this rank that read ahead: as configured, or as suits its device."""
+    if data.num_workers is not None:
+        return data.num_workers
+    # On a CPU they would take from the model what they give it, and its own threads spin while
+    # they wait for one of theirs that a reader has pushed aside.
+    return min(MOST_READERS, max(1, rt.num_cpus - 1)) if rt.device.type == "cuda" else 0
 
 
 def _splits_on_lead(config: Config, rt: Runtime, store: RunDirectory, resume: bool) -> bytes:
@@ -120,7 +146,8 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
         num_labeled = len(table.sample_ids(split))
         if resolve_role(config, role.value).model.train == "head":
             continue  # a fit of all rows at once has no parts
-        check_parts(num_labeled, role, len(placement.ranks_of(role)), config.train)
+        num_pool = len(table.sample_ids(Split.U)) if config.exchange != "none" else 0
+        check_parts(num_labeled, num_pool, role, len(placement.ranks_of(role)), config.train)
 
 
 def fetch_models(config: Config, rt: Runtime) -> None:

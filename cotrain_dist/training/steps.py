@@ -3,8 +3,10 @@
 import contextlib
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cotrain_dist.config import TrainConfig
@@ -12,8 +14,8 @@ from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
 from cotrain_dist.method.losses import batch_loss
-from cotrain_dist.method.steps import EpochPlan, plan_epoch, smallest_part
-from cotrain_dist.runtime.collectives import sum_over
+from cotrain_dist.method.steps import EpochPlan, plan_epoch, smallest_part_up_to
+from cotrain_dist.runtime.collectives import RankGroup, sum_over
 from cotrain_dist.store.records import Fit
 from cotrain_dist.training.context import RunContext
 from cotrain_dist.training.heads import fit_student
@@ -70,8 +72,7 @@ def train_steps(
     num_samples = sum(len(plan.steps[step]) for step in steps)
     batches = load_batches(student, learned, plan, steps, ("augment", *key), pixels)
     student.trained.train()
-    # In float64: a float32 sum over an epoch would depend on its length.
-    total_loss, rate = torch.zeros((), dtype=torch.float64), 0.0
+    losses, rate = Losses.none(student.device), 0.0
     what = f"{phase} {start.epoch}: train {student.role.name}"
     with ctx.runtime.clock.measure("train"), ctx.reporter.track(what, num_samples) as advance:
         for step in steps:
@@ -82,14 +83,48 @@ def train_steps(
             # dropout, another number of ranks is another training.
             step_key = ("dropout", *key, step, student.group.index)
             step_size = len(plan.steps[step])
-            total_loss += train_step(student, batches, plan.num_micro, step_size, step_key)
+            losses += train_step(student, batches, plan.num_micro, step_size, step_key)
             advance(step_size)
         average_buffers(student)
-        mean_loss = float(sum_over(total_loss, student.group)) / num_samples
+        mean_loss = losses.mean_over(student.group)
     # The losses were taken before the updates, the last of which may have been the bad one.
     if not all(bool(parameter.isfinite().all()) for parameter in student.model.parameters()):
         mean_loss = math.nan
-    return Fit(loss=mean_loss, learning_rate=rate, num_steps=len(steps), num_samples=num_samples)
+    return Fit(
+        loss=mean_loss,
+        learning_rate=rate,
+        num_steps=len(steps),
+        num_samples=num_samples,
+        num_skipped_steps=losses.num_skipped,
+    )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of steps, summed on the device: reading one would wait for all work before it.
+
+    total: float64 sum over the images, where they were finite. num: images that it is of.
+    """
+
+    total: Tensor
+    num: Tensor
+    num_skipped: int = 0
+    """Steps that the scaler of fp16 did not take."""
+
+    @classmethod
+    def none(cls, device: torch.device) -> "Losses":
+        """Of no step. In float64: a float32 sum over an epoch would depend on its length."""
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(zero, zero)
+
+    def __add__(self, other: "Losses") -> "Losses":
+        skipped = self.num_skipped + other.num_skipped
+        return Losses(self.total + other.total, self.num + other.num, skipped)
+
+    def mean_over(self, group: RankGroup) -> float:
+        """Collective over a role group: the mean of all its ranks' images; NaN of none."""
+        total, num = sum_over(torch.stack([self.total, self.num]).cpu(), group).tolist()
+        return total / num if num else math.nan
 
 
 def load_batches(
@@ -102,16 +137,15 @@ def load_batches(
 ) -> Iterator[Batch]:
     """The micro-batches of this rank in some steps, in order, on its device.
 
-    Everything that a step learns from passes here: a second view of an image is a second stream of
-    pixels under another key.
+    Everything that a step learns from passes here: a second view of an image is one more call of
+    `augmented`, under another key.
     """
     mine = [rows for step in steps for rows in plan.micro_batches(step, student.group.index)]
-    weak = pixels.batches(
-        student.train_transform, [learned.sample_ids[rows] for rows in mine], key=key
-    )
-    for rows, view in zip(mine, weak, strict=True):
+    ids = [learned.sample_ids[rows] for rows in mine]
+    read = pixels.batches(student.train_view, ids)
+    for rows, sample_ids, batch in zip(mine, ids, read, strict=True):
         yield Batch(
-            views=(student.to_device(view),),
+            views=(student.augmented(batch, sample_ids, *key),),
             targets=learned.targets[rows].to(student.device, non_blocking=True),
             is_pseudo=learned.is_pseudo[rows].to(student.device, non_blocking=True),
             weights=(
@@ -128,14 +162,13 @@ def train_step(
     num_micro: int,
     step_size: int,
     key: tuple[int | str, ...],
-) -> float:
-    """One optimizer update from this rank's next micro-batches; returns the sum of their losses.
+) -> Losses:
+    """One optimizer update from this rank's next micro-batches; returns their losses.
 
     step_size: images of the step over all ranks. Each loss is divided by it, and gradients are
     summed over micro-batches and ranks: every image weighs the same, also where parts are uneven.
     """
-    train = student.config.train
-    loss_sum = 0.0
+    train, losses = student.config.train, Losses.none(student.device)
     # Not Accelerate's accumulate(): its one counter of steps for all models would leave A untrained
     # in a process that holds both.
     for micro in range(num_micro):
@@ -146,15 +179,35 @@ def train_step(
             loss = batch_loss(train.loss, logits, batch, label_smoothing=train.label_smoothing)
             student.scaler.scale(loss / step_size).backward()
         # Summed by image and divided at the end of the epoch: parts of a step differ in size.
-        loss_sum += loss.item()
+        losses += _counted(loss.detach(), len(batch.targets), student.scaler.is_enabled())
     if train.clip_grad_norm is not None:
         # Accelerate's own clipping would unscale the optimizers of both models.
         student.scaler.unscale_(student.optimizer)
         torch.nn.utils.clip_grad_norm_(student.model.parameters(), train.clip_grad_norm)
-    student.scaler.step(student.optimizer)
-    student.scaler.update()
+    return replace(losses, num_skipped=_take_step(student))
+
+
+def _take_step(student: Student) -> int:
+    """Update the weights; returns 1 where the scaler of fp16 skips the step, else 0."""
+    scaler = student.scaler
+    scale = scaler.get_scale()  # without fp16 a constant, so nothing waits for the device
+    scaler.step(student.optimizer)
+    scaler.update()
     student.optimizer.zero_grad(set_to_none=True)
-    return loss_sum
+    return int(scaler.get_scale() < scale)
+
+
+def _counted(loss: Tensor, num_images: int, tolerant: bool) -> Losses:
+    """A micro-batch's loss. tolerant: whether one that is not finite is left out of the mean.
+
+    With fp16 the scaler skips such a step and lowers its scale, so the training is well.
+    """
+    total = loss.double()
+    num = torch.full_like(total, num_images)
+    if tolerant:
+        is_finite = total.isfinite()
+        total, num = torch.where(is_finite, total, 0.0), torch.where(is_finite, num, 0.0)
+    return Losses(total, num)
 
 
 def _reduce_if(is_last: bool, student: Student) -> contextlib.AbstractContextManager[None]:
@@ -165,20 +218,29 @@ def _reduce_if(is_last: bool, student: Student) -> contextlib.AbstractContextMan
     return no_sync
 
 
-def check_parts(num_labeled: int, role: Role, num_role_ranks: int, train: TrainConfig) -> None:
-    """Raise UserError where a rank would meet a batch of one image or none.
+def check_parts(
+    num_labeled: int, num_pool: int, role: Role, num_role_ranks: int, train: TrainConfig
+) -> None:
+    """Raise UserError where a rank could meet a batch of one image or none.
 
-    The labeled images decide: R only adds to them.
+    In an epoch over the labeled images, or with an R of any size up to that of U: one image more
+    than a multiple of the batch size makes one step more, and all steps smaller.
     """
-    smallest = smallest_part(
-        num_labeled, train.batch_size, num_role_ranks, train.accumulation_steps
+    smallest = smallest_part_up_to(
+        num_labeled,
+        num_labeled + num_pool,
+        train.batch_size,
+        num_role_ranks,
+        train.accumulation_steps,
     )
     if smallest < 2:
+        with_r = f", with R up to {num_labeled + num_pool}" if num_pool else ""
         raise UserError(
             "train.batch_size",
             train.batch_size,
-            f"leaves {smallest} image(s) per rank and micro-batch: L_{role.name} has {num_labeled} "
-            f"images, role {role.name} {num_role_ranks} rank(s), train.accumulation_steps is "
-            f"{train.accumulation_steps}, and batch normalization needs 2",
+            f"can leave {smallest} image(s) per rank and micro-batch: L_{role.name} has "
+            f"{num_labeled} images{with_r}, role {role.name} {num_role_ranks} rank(s), "
+            f"train.accumulation_steps is {train.accumulation_steps}, and batch normalization "
+            "needs 2",
             "use fewer ranks or accumulation steps, larger batches, or label more images",
         )

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cotrain_dist.config import RoleConfig
-from cotrain_dist.data.stream import PixelSource, Transform, train_transform
+from cotrain_dist.data.augment import augment, draw_strong, draw_weak, normalize
+from cotrain_dist.data.stream import Pixels, PixelSource
+from cotrain_dist.data.views import View, whole_view
 from cotrain_dist.method.heads import Scaling
 from cotrain_dist.models import (
     Preprocessing,
@@ -47,7 +49,7 @@ class Classifier:
     """The whole model, of which `model` is all or a part: it is saved."""
     group: RankGroup
     preprocessing: Preprocessing
-    eval_transform: Transform
+    eval_view: View
     device: torch.device
     frozen: Frozen | None
     """What the rest of the model gives, where only the last layer is trained."""
@@ -57,8 +59,12 @@ class Classifier:
         if self.frozen is not None:
             yield from (self.frozen.features.read(batch) for batch in batches)
             return
-        for images in pixels.batches(self.eval_transform, batches):
-            yield self.to_device(images)
+        for batch in pixels.batches(self.eval_view, batches):
+            images = self.as_they_are(batch)
+            if batch.unreadable.any():
+                # NaN comes through to the logits; it touches no other image of a chunk.
+                images[torch.from_numpy(batch.unreadable).to(self.device)] = torch.nan
+            yield images
 
     @property
     def is_lead(self) -> bool:
@@ -70,9 +76,14 @@ class Classifier:
         """Layout of weights and images."""
         return torch.channels_last if self.config.train.channels_last else torch.contiguous_format
 
-    def to_device(self, pixels: Tensor) -> Tensor:
-        """Pixels [n, 3, S, S] where and in the layout in which the model takes them."""
-        return pixels.to(self.device, memory_format=self.memory_format, non_blocking=True)
+    def as_they_are(self, pixels: Pixels) -> Tensor:
+        """Images [n, 3, S, S] without augmentation, as the model takes them."""
+        values = pixels.values.to(self.device, non_blocking=True)
+        return self.in_layout(normalize(values, self.preprocessing.mean, self.preprocessing.std))
+
+    def in_layout(self, images: Tensor) -> Tensor:
+        """Images in the layout in which the model takes them."""
+        return images.contiguous(memory_format=self.memory_format)
 
 
 @dataclass
@@ -81,11 +92,25 @@ class Student(Classifier):
 
     trained: nn.Module
     """The same weights behind DDP (and torch.compile): takes training steps."""
-    train_transform: Transform
+    train_view: View
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
     """One a student, since each model's losses have a scale of their own; idle without fp16."""
+
+    def augmented(self, pixels: Pixels, sample_ids: Tensor, *key: int | str) -> Tensor:
+        """Images [n, 3, S, S] as training sees them: one random view of each, by the key."""
+        config = self.config
+        match config.augmentation:
+            case "off":
+                return self.as_they_are(pixels)
+            case "crop_flip":
+                draw = draw_weak
+            case "strong":
+                draw = draw_strong
+        drawn = draw(sample_ids, pixels.aspects, config.crop_min_area, *key)
+        values, own = pixels.values.to(self.device, non_blocking=True), self.preprocessing
+        return self.in_layout(augment(values, drawn, own.image_size, own.mean, own.std))
 
 
 def build_classifier(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime) -> Classifier:
@@ -98,7 +123,7 @@ def build_classifier(role: Role, model: nn.Module, config: RoleConfig, rt: Runti
         whole=model,
         group=rt.role_groups[role],
         preprocessing=preprocessing,
-        eval_transform=preprocessing.eval_transform(),
+        eval_view=preprocessing.view(),
         device=rt.device,
         frozen=None,
     )
@@ -110,14 +135,15 @@ def build_classifier(role: Role, model: nn.Module, config: RoleConfig, rt: Runti
 def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime) -> Student:
     """A model as the student of a role, ready for pre-training. Collective over the role group."""
     base = build_classifier(role, model, config, rt)
-    augment = train_transform(config, base.preprocessing.mean, base.preprocessing.std)
     # Of the bare model, whose tensors DDP and a compiled model share.
     optimizer = build_optimizer(base.model, config.train, config.pretrain.learning_rate)
     compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
     return Student(
         **vars(base),
         trained=_wrap(compiled, rt.gradient_handles[role], rt.device),
-        train_transform=augment if config.augments else base.eval_transform,
+        train_view=(
+            base.eval_view if config.augmentation == "off" else whole_view(config.image_size)
+        ),
         optimizer=optimizer,
         schedule=Schedule(optimizer, config.train, config.pretrain),
         scaler=torch.amp.GradScaler(rt.device.type, enabled=rt.precision == "fp16"),

@@ -55,7 +55,7 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
     )
     if rt.is_lead and not resume:
         rt.undo_on_mistake(ctx.store.discard_unused)
-    with closing(ctx.store):
+    with closing(ctx.store), closing(images.pixels):
         together(lambda: _take_directory(ctx, images, resume), rt.control)
         ctx.store.start_log(rt.global_rank)
         with tracking(rt.accelerator, flatten(asdict(config))):

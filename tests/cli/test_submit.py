@@ -28,7 +28,7 @@ def test_a_dry_run_shows_plan_and_command_and_does_nothing(
 ) -> None:
     run = str(tmp_path / "run")
     shape = ["--nodes", "2", "--gpus-per-node", "4", "--time", "1:00:00", "--dry-run"]
-    assert cli.main(["submit", *shape, *SETTINGS, "--output_dir", run]) == 0
+    assert cli.main(["submit", *shape, *SETTINGS, "--train.batch_size", "40", "--output_dir", run]) == 0
     out = capsys.readouterr().out
     assert "node1" in out
     assert "A3" in out
@@ -69,7 +69,7 @@ def test_it_submits_the_settings_of_now(sbatch: Path, tmp_path: Path) -> None:
         (["--seeed", "1"], "seeed: 1: no such key; did you mean seed"),
         (["--model_a.name", "resnet1"], "model_a.name: resnet1: is no model of timm"),
         (["--data.source", "imagefolder", "--data.root", "x"], "data.root: x: is no folder"),
-        (["--nodes", "16"], "train.batch_size: 10: leaves 1 image"),
+        (["--nodes", "16"], "train.batch_size: 10: can leave 0 image"),
     ],
 )
 def test_what_would_fail_in_the_queue_fails_now(

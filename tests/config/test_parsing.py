@@ -13,7 +13,7 @@ import yaml
 from cotrain_dist.config import Config, DataConfig, ModelConfig, parsing
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.parsing import config_from_yaml, parse_config
-from cotrain_dist.config.schema import RENAMED, all_keys
+from cotrain_dist.config.schema import RENAMED, REPLACED, all_keys
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import UserError
 
@@ -37,12 +37,7 @@ RULES = [
     ("--data.center_crop_fraction 1.5", "data.center_crop_fraction", ": 1.5: must be above 0"),
     ("--data.crop_min_area 0", "data.crop_min_area", ": 0.0: must be above 0"),
     ("--data.num_workers -1", "data.num_workers", ": -1: must not be negative"),
-    ("--data.cache_side 7", "data.cache_side", ": 7: must be at least 8 pixels"),
-    (
-        "--data.cache_side 96 --data.num_workers 2",
-        "data.cache_side",
-        ": 96: is of no use to data.num_workers processes",
-    ),
+    ("--data.cache_gb 0", "data.cache_gb", ": 0.0: must be above 0"),
     ("--data.test_fraction 1", "data.test_fraction", ": 1.0: must lie between"),
     ("--data.labeled_fraction=0", "data.labeled_fraction", ": 0.0: must lie between"),
     ("--data.test_per_class 0", "data.test_per_class", ": 0: must be at least 1"),
@@ -95,6 +90,7 @@ COMMAND_LINE_MISTAKES = [
     (["--see", "1"], "see: 1: no such key; did you mean seed."),
     (["--see"], "see: (empty): no such key; did you mean seed."),
     (["--pool.chunk_size", "9"], "pool.chunk_size: 9: is called pool.batch_size now; write the"),
+    (["--data.cache_side", "96"], "data.cache_side: 96: is gone, data.cache has taken its place;"),
     (["--output-dir=x"], "output-dir: x: no such key; did you mean output_dir."),
     (["--xyz=1"], "xyz: 1: no such key; --help lists all keys."),
     (["--placement.ranks_a+", "1"], "placement.ranks_a+: 1: no such key"),
@@ -432,6 +428,20 @@ def test_a_renamed_key_names_its_successor(old: str, new: str, tmp_path: Path) -
         with pytest.raises(UserError) as caught:
             parse_config(argv, "prog")
         assert str(caught.value) == f"{old}: 7: is called {new} now{where}; write the new name."
+
+
+@pytest.mark.parametrize(("old", "new"), list(REPLACED.items()))
+def test_a_replaced_key_names_what_is_there_now(old: str, new: str, tmp_path: Path) -> None:
+    section, name = old.split(".")
+    file = _written(tmp_path, f"{section}:\n  {name}: 7\n")
+    for argv, where in ([f"--{old}", "7"], ""), (["--config", file], f" ({file}, line 2)"):
+        with pytest.raises(UserError) as caught:
+            parse_config(argv, "prog")
+        assert str(caught.value) == (
+            f"{old}: 7: is gone, {new} has taken its place{where}; leave it out, or see {new}."
+        )
+    (tmp_path / "config.yaml").write_text(f"{section}:\n  {name}: 7\nseed: 3\n")
+    assert config_of_run(tmp_path, [], "prog").seed == 3, "a run of an earlier version is read"
 
 
 def test_a_run_of_an_earlier_version_is_read_under_the_new_names(tmp_path: Path) -> None:

@@ -110,12 +110,9 @@ def _gradient_by_hand(config: Config) -> dict[str, torch.Tensor]:
     students, images, ctx = build_students(config)
     (student,) = [student for student in students if student.role is Role.B]
     samples = images.table.labeled(Role.B, "own")
-    pixels = [
-        student.train_transform(images.pixels.read(sample_id))
-        for sample_id in samples.sample_ids[:STEP_SIZE].tolist()
-    ]
+    (pixels,) = student.inputs([samples.sample_ids[:STEP_SIZE]], images.pixels)
     student.model.train()
-    logits = student.model(torch.stack(pixels))
+    logits = student.model(pixels)
     F.cross_entropy(logits, samples.targets[:STEP_SIZE]).backward()
     ctx.runtime.close()
     return {name: parameter.grad.clone() for name, parameter in student.model.named_parameters()}

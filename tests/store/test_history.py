@@ -39,7 +39,7 @@ def test_the_keys_of_a_line_by_hand() -> None:
     pretrain = RECORDS[0].to_json()
     assert list(pretrain) == [
         *("phase", "role", "epoch", "loss", "learning_rate", "num_steps", "num_samples"),
-        *("train_accuracy", "test", "seconds"),
+        *("num_skipped_steps", "train_accuracy", "test", "seconds"),
     ]
     assert (pretrain["phase"], pretrain["num_steps"], pretrain["test"]["top1"]) == (
         *("pretrain", fit().num_steps),

@@ -48,11 +48,11 @@ def _train(config: Config, leave_after: int | None) -> dict[str, Any]:
 def _leaving(train_step: Any, num_steps: int) -> Any:
     calls = []
 
-    def counted(*args: Any) -> float:
+    def counted(*args: Any) -> Any:
         if len(calls) == num_steps:
             raise _LeftOff
         calls.append(None)
-        return float(train_step(*args))
+        return train_step(*args)
 
     return counted
 

@@ -23,7 +23,7 @@ def test_without_own_settings_the_common_ones_stand() -> None:
     own = resolve_role(config, "a")
     assert own == resolve_role(config, "b")
     assert (own.train, own.pretrain, own.cotrain) == (config.train, config.pretrain, config.cotrain)
-    assert (own.image_size, own.augments, own.seed) == (32, False, config.seed)
+    assert (own.image_size, own.augmentation, own.seed) == (32, "off", config.seed)
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,20 @@ def test_weight_decay_of_zero_is_a_setting(
 
 @pytest.mark.parametrize(
     ("common", "own", "expected"),
-    [("auto", None, False), ("auto", "crop_flip", True), ("crop_flip", "off", False)],
+    [
+        ("auto", None, "off"),
+        ("auto", "crop_flip", "crop_flip"),
+        ("crop_flip", "off", "off"),
+        ("crop_flip", "strong", "strong"),
+    ],
 )
-def test_augmentation_of_one_model(common: str, own: str | None, expected: bool) -> None:
+def test_augmentation_of_one_model(common: str, own: str | None, expected: str) -> None:
     config = Config(
         data=DataConfig(augment=common),  # type: ignore[arg-type]
         model_a=ModelConfig(augment=own),  # type: ignore[arg-type]
     )
-    assert resolve_role(config, "a").augments is expected
-    assert resolve_role(config, "b").augments is (common == "crop_flip")
+    assert resolve_role(config, "a").augmentation == expected
+    assert resolve_role(config, "b").augmentation == ("off" if common == "auto" else common)
 
 
 @pytest.mark.parametrize("role", ["a", "b"])
@@ -62,7 +67,7 @@ def test_augmentation_of_one_model(common: str, own: str | None, expected: bool)
         ("learning_rate_scale", "0", "0.0: must be above 0"),
         ("drop_rate", "1", "1.0: must be at least 0 and below 1"),
         ("drop_path_rate", "1", "1.0: must be at least 0 and below 1"),
-        ("augment", "flip", "flip: must be one of auto, crop_flip, off or null"),
+        ("augment", "flip", "flip: must be one of auto, crop_flip, strong, off or null"),
     ],
 )
 def test_each_rule_names_the_model(role: str, key: str, value: str, message: str) -> None:

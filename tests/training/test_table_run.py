@@ -4,14 +4,11 @@ import json
 
 import pytest
 import safetensors.torch
-import torch
 from conftest import FinishedRun
-from PIL import Image
 
 from cotrain_dist.config import resolve_role
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.splits import load_split_table
-from cotrain_dist.data.stream import train_transform
 from cotrain_dist.method.splits import Split
 
 
@@ -78,7 +75,7 @@ def test_each_model_has_its_own_optimizer(finished_run: FinishedRun) -> None:
 def test_the_settings_of_a_model(finished_run: FinishedRun) -> None:
     config = finished_run.config
     a, b = resolve_role(config, "a"), resolve_role(config, "b")
-    assert (a.image_size, a.augments) == (config.data.image_size, False)
+    assert (a.image_size, a.augmentation) == (config.data.image_size, "off")
     assert (a.train.optimizer, a.train.weight_decay) == ("sgd", 0.0)
     assert a.train.batch_size == config.train.batch_size
     assert a.pretrain.learning_rate == 10 * config.pretrain.learning_rate
@@ -86,7 +83,5 @@ def test_the_settings_of_a_model(finished_run: FinishedRun) -> None:
     assert a.cotrain.min_learning_rate == 10 * config.cotrain.min_learning_rate
     assert a.pretrain.num_epochs == config.pretrain.num_epochs
     assert (a.model, a.seed) == (config.model_a, config.seed)
-    assert (b.image_size, b.augments, b.crop_min_area) == (32, True, 0.8)
+    assert (b.image_size, b.augmentation, b.crop_min_area) == (32, "crop_flip", 0.8)
     assert (b.train, b.pretrain, b.cotrain) == (config.train, config.pretrain, config.cotrain)
-    pixels = train_transform(b, (0.5,) * 3, (0.5,) * 3)
-    assert pixels(Image.new("RGB", (8, 8))).shape == torch.Size([3, 32, 32])

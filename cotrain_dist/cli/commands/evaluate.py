@@ -55,9 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         ctx, table = together(lambda: open_run(config, rt), rt.control)
         names = table.class_names
         classifiers = together(lambda: load_classifiers(names, ctx), rt.control)
-        images, sample_ids = together(
-            lambda: labeled_images(table, config.data, own.on), rt.control
-        )
+        images, sample_ids = together(lambda: labeled_images(table, own.on, ctx), rt.control)
         figures = evaluate(classifiers, sample_ids, images, ctx)
         confused = most_confused(figures.labels["ensemble"], figures.targets, own.most_confused)
         ctx.reporter.print(accuracy_table(figures.accuracy, f"{own.run} on {own.on}"))

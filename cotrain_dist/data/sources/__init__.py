@@ -7,7 +7,7 @@ from PIL import Image
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import digits, files, hub, torchvision_sets
-from cotrain_dist.data.sources.decode import cached, to_rgb
+from cotrain_dist.data.sources.decode import to_rgb
 from cotrain_dist.data.sources.listing import TEST, UNLABELED, Listing, joined
 
 __all__ = ["Listing", "ReadImage", "image_reader", "list_images", "to_rgb"]
@@ -43,7 +43,7 @@ def list_images(config: DataConfig) -> Listing:
 
 
 def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
-    """A function that reads one image of the listing; without data.cache_side nothing is kept.
+    """A function that reads one image of the listing; nothing is kept of it.
 
     Files must be there with the sizes of the listing; raises UserError where they are not.
     """
@@ -67,4 +67,4 @@ def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
         return to_rgb(readers[listing.sources[sample_id]](listing.paths[sample_id]))
 
     assert set(listing.sources) <= {*readers, UNLABELED, TEST}
-    return read if config.cache_side is None else cached(read, config.cache_side)
+    return read

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources.decode import EXTENSIONS, decode
+from cotrain_dist.data.sources.decode import EXTENSIONS, decode, unreadable
 from cotrain_dist.data.sources.listing import (
     TEST,
     UNLABELED,
@@ -250,7 +250,11 @@ def file_reader(source: str, folder: Path) -> Callable[[str], Image.Image]:
 
 def read_file(path: Path, key: str = "data.root") -> Image.Image:
     """One image file, decoded. Raises UserError naming a file that is no image."""
-    return decode({"path": str(path), "bytes": None}, key, path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise unreadable(key, path, error) from error
+    return decode(content, key, path)
 
 
 def _key_of(source: str) -> str:

@@ -52,7 +52,7 @@ def row_reader(config: DataConfig, listing: Listing) -> Callable[[str], Image.Im
             raise changed(
                 str(config.name), f"row {path} holds another image than in splits.parquet"
             )
-        return decode({"path": None, "bytes": content}, "data.name", f"{config.name}, row {path}")
+        return decode(content, "data.name", f"{config.name}, row {path}")
 
     return read
 
