@@ -179,7 +179,8 @@ def train_step(
             loss = batch_loss(train.loss, logits, batch, label_smoothing=train.label_smoothing)
             student.scaler.scale(loss / step_size).backward()
         # Summed by image and divided at the end of the epoch: parts of a step differ in size.
-        losses += _counted(loss.detach(), len(batch.targets), student.scaler.is_enabled())
+        is_scaled = student.scaler.is_enabled()
+        losses += count_loss(loss.detach(), len(batch.targets), tolerant=is_scaled)
     if train.clip_grad_norm is not None:
         # Accelerate's own clipping would unscale the optimizers of both models.
         student.scaler.unscale_(student.optimizer)
@@ -197,7 +198,7 @@ def _take_step(student: Student) -> int:
     return int(scaler.get_scale() < scale)
 
 
-def _counted(loss: Tensor, num_images: int, tolerant: bool) -> Losses:
+def count_loss(loss: Tensor, num_images: int, *, tolerant: bool) -> Losses:
     """A micro-batch's loss. tolerant: whether one that is not finite is left out of the mean.
 
     With fp16 the scaler skips such a step and lowers its scale, so the training is well.

@@ -28,7 +28,10 @@ def test_a_dry_run_shows_plan_and_command_and_does_nothing(
 ) -> None:
     run = str(tmp_path / "run")
     shape = ["--nodes", "2", "--gpus-per-node", "4", "--time", "1:00:00", "--dry-run"]
-    assert cli.main(["submit", *shape, *SETTINGS, "--train.batch_size", "40", "--output_dir", run]) == 0
+    assert (
+        cli.main(["submit", *shape, *SETTINGS, "--train.batch_size", "40", "--output_dir", run])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "node1" in out
     assert "A3" in out

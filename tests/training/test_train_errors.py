@@ -37,7 +37,11 @@ MISTAKES: dict[str, tuple[int, dict[str, Any], list[str]]] = {
     "ranks of a role": (
         4,
         {"train": {"batch_size": 4}, "placement": {"ranks_a": [0]}},
-        ["train.batch_size: 4: can leave 1 image(s)", "L_B has 40 images, with R up to", "role B 3 rank(s)"],
+        [
+            "train.batch_size: 4: can leave 1 image(s)",
+            "L_B has 40 images, with R up to",
+            "role B 3 rank(s)",
+        ],
     ),
     "rank of a smaller world": (
         2,
