@@ -158,25 +158,31 @@ def augment(
     if drawn.erased is not None:
         inside = _inside(drawn.erased.to(device, non_blocking=True), size)
         images = torch.where(inside, GREY, images)
-    return _standardized(images, mean, std)
+    device = images.device
+    return images.sub_(_column(mean, device)).div_(_column(std, device))
 
 
 def normalize(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Images as they are, with the bits of timm's own transform: [n, s, s, 3] uint8 -> [n, 3, s, s]
     float32.
     """
-    return _standardized(pixels.permute(0, 3, 1, 2).float().div_(255.0), mean, std)
+    # By rows of pixels, whose channels follow each other in memory: three numbers at a time, as
+    # along the channels, took four times as long on a CPU.
+    width = pixels.shape[2]
+    rows = pixels.flatten(2).float().div_(255.0)
+    rows.sub_(_row(mean, width, pixels.device)).div_(_row(std, width, pixels.device))
+    return rows.view(pixels.shape).permute(0, 3, 1, 2)
 
 
-def _standardized(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """In place, in the order of torchvision's Normalize."""
-    return images.sub_(_by_channel(mean, images.device)).div_(_by_channel(std, images.device))
+# Kept: to send a few numbers to a GPU for each batch would wait for its work.
+@cache
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 @cache
-def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # Kept: to send a few numbers to a GPU for each batch would wait for its work.
-    return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
+def _row(values: tuple[float, ...], width: int, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).repeat(width)
 
 
 def _centers(size: int, device: torch.device) -> Tensor:
@@ -190,7 +196,11 @@ def _places(affine: Tensor, size: int) -> Tensor:
     a, b, c, d, e, f = affine[:, :, None, None].unbind(1)
     x = _centers(size, affine.device)[None, None, :]
     y = _centers(size, affine.device)[None, :, None]
-    return torch.stack([a * x + b * y + c, d * x + e * y + f], dim=-1)
+    places = torch.empty(len(affine), size, size, 2, device=affine.device)
+    # Rows and columns apart, and into their place: a third of the passes over all pixels.
+    torch.add(a * x + c, b * y, out=places[..., 0])
+    torch.add(d * x, e * y + f, out=places[..., 1])
+    return places
 
 
 def _recolored(images: Tensor, color: Tensor) -> Tensor:
