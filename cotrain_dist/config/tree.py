@@ -67,6 +67,9 @@ class Config:
     kernels, so other bits than without; a new torch or GPU may change them again."""
     tf32: bool = False
     """Let GPUs multiply float32 with 10-bit mantissas: faster, and less exact to that degree."""
+    deterministic: bool = False
+    """Ask GPUs for the same bits in every run: slower, and an operation that cannot do it ends the
+    run. Exactness: without it, a resumed run on GPUs need not be bit-equal; CPUs need no asking."""
     tracking: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = "none"
     """Send the history's numbers to a tracker of Accelerate, too; its package must be there."""
     seed: int = 0

@@ -25,6 +25,7 @@ from cotrain_dist.errors import PeerLostError, TrainingError, UserError
 from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
+from cotrain_dist.runtime.determinism import set_determinism
 from cotrain_dist.runtime.heartbeat import Heartbeat
 from cotrain_dist.runtime.launch import (
     check_environment,
@@ -238,6 +239,7 @@ def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float)
     # Set in both directions: a notebook may have trained with another setting before.
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32
+    set_determinism(config.deterministic)
     accelerator = Accelerator(
         cpu=on_cpu,
         mixed_precision=mixed_precision_of(config.precision, on_cpu, environ),

@@ -240,7 +240,9 @@ def _restore_student(
     for name, buffer in student.model.named_buffers():
         buffer.copy_(buffers[name])
     unpack_optimizer(student.optimizer, read_tensors(folder, "optimizer"), state["optimizer"])
-    student.scaler.load_state_dict(state["scaler"])
+    # Empty where the commit was not made in fp16: the scaler then begins with its first factor.
+    if state["scaler"]:
+        student.scaler.load_state_dict(state["scaler"])
     if state["num_ranks"] != ctx.runtime.num_ranks:
         ctx.reporter.warn(
             f"resumed with {ctx.runtime.num_ranks} ranks after {state['num_ranks']}: right, but "

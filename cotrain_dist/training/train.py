@@ -9,7 +9,7 @@ from cotrain_dist.config.text import config_to_yaml, flatten
 from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.method.splits import Split
-from cotrain_dist.runtime.accelerator import Runtime, describe_environment
+from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.runtime.tracking import tracking
 from cotrain_dist.store.records import CotrainRecord, PretrainRecord, Record, record_from_json
@@ -27,6 +27,7 @@ from cotrain_dist.training.cross_validation import (
     no_test_line,
     tell_estimate,
 )
+from cotrain_dist.training.environment import environment_file, environment_of, what_changed
 from cotrain_dist.training.exports import save_better_by_estimate, save_better_of_last_epoch
 from cotrain_dist.training.heads import freeze_backbone
 from cotrain_dist.training.pretrain import pretrain
@@ -84,8 +85,7 @@ def _take_directory(ctx: RunContext, images: Images, resume: bool) -> None:
         store.open_again()
     else:
         store.create(config_to_yaml(ctx.config), images.table.to_parquet())
-    suffix = f"-{store.attempt}" if resume else ""
-    store.write_json(f"environment{suffix}.json", describe_environment(ctx.runtime))
+    store.write_json(environment_file(store.attempt), environment_of(ctx.runtime))
 
 
 def _introduce(ctx: RunContext, images: Images) -> None:
@@ -111,6 +111,9 @@ def _introduce(ctx: RunContext, images: Images) -> None:
             ctx.reporter.say(line)
     for line in describe_left_out(table.listing, table.splits):
         ctx.reporter.warn(line)
+    changed = what_changed(ctx.store) if rt.is_lead else None
+    if changed is not None:
+        ctx.reporter.warn(changed)
     ctx.reporter.say(
         f"{rt.num_ranks} process(es) on {rt.device.type}: "
         f"A ({resolve_role(ctx.config, 'a').name}) on rank(s) {list(rt.placement.ranks_a)}, "
