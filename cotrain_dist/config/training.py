@@ -27,6 +27,9 @@ class TrainConfig:
     """Fraction of each target that is spread evenly over all classes."""
     clip_grad_norm: float | None = None
     """Largest norm of a step's gradient; none leaves it as it is."""
+    norm: Literal["local", "sync"] = "local"
+    """What batch normalization sees in training: the images of one rank, or those of all ranks of
+    the model. `local`: another number of ranks is another training."""
     channels_last: bool = True
     """Memory layout; on a CPU EfficientNet-B0 trains about twice as fast with it."""
 

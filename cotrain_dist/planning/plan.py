@@ -25,6 +25,7 @@ from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import pass_over
+from cotrain_dist.training.norm import has_batch_norm
 from cotrain_dist.training.pool import packed_votes
 from cotrain_dist.training.setup import check_all_names, check_table, model_costs, split_table_of
 from cotrain_dist.training.steps import train_steps
@@ -32,6 +33,9 @@ from cotrain_dist.training.student import Student, build_student
 from cotrain_dist.types import ROLES, Position, Role
 
 FLOAT_BYTES = 4
+FEW_IMAGES = 16
+"""Below so many, the mean and variance that batch normalization takes are mostly chance."""
+
 NUM_PROBE_IMAGES = 4
 NUM_TIMED_STEPS = 3
 
@@ -80,9 +84,10 @@ def make_plan(
     vote_bytes = 4 * len(ROLES) * len(table.sample_ids(Split.U))
     measure_bytes = FLOAT_BYTES * len(ROLES) * num_measured * len(table.class_names)
     gathered = measure_bytes + (vote_bytes if config.exchange != "none" else 0)
+    ranks = [plan_rank(row, placement, roles, config, table, process_bytes) for row in rows]
     return Plan(
         roles=roles,
-        ranks=[plan_rank(row, placement, roles, config, table, process_bytes) for row in rows],
+        ranks=ranks,
         vote_bytes=vote_bytes,
         measure_bytes=measure_bytes,
         gradient_bytes={
@@ -95,6 +100,7 @@ def make_plan(
             *describe_skipped(config.data),
             *describe_left_out(table.listing, table.splits),
             *_say_when_equal(config),
+            *_say_where_norms_see_few(ranks, roles, config),
         ),
     )
 
@@ -108,6 +114,27 @@ def _say_when_equal(config: Config) -> list[str]:
         f"A and B are both {names.pop()}; two architectures see an image in two ways, which is "
         "worth more (docs/two-different-models.md)"
     ]
+
+
+def _say_where_norms_see_few(
+    ranks: Sequence[RankPlan], roles: Mapping[Role, RolePlan], config: Config
+) -> list[str]:
+    """A line for each model whose batch normalization sees few images since its steps are cut."""
+    lines = []
+    for role, own in roles.items():
+        batches = [rank.largest_batch for rank in ranks if role in rank.roles]
+        num_seen = sum(batches) if config.train.norm == "sync" else min(batches)
+        # Who asked for small steps, on one rank, sees them in the settings.
+        if own.has_batch_norm and num_seen < min(FEW_IMAGES, config.train.batch_size):
+            way_out = "give a larger train.batch_size or fewer train.accumulation_steps"
+            if len(batches) > 1 and config.train.norm == "local":
+                way_out += ", or train.norm sync"
+            lines.append(
+                f"{role.name}: batch normalization sees {num_seen} of the "
+                f"{config.train.batch_size} images of a step, which makes another training of it, "
+                f"and below about {FEW_IMAGES} a noisy one; {way_out}"
+            )
+    return lines
 
 
 def bytes_between_nodes(
@@ -200,6 +227,7 @@ def plan_role(role: Role, images: Images, ctx: RunContext, *, measure: bool) -> 
         steps_cotrain=(num_steps_of(num_labeled, size), num_steps_of(num_labeled + num_pool, size)),
         state_bytes=state_bytes,
         image_bytes=image_bytes,
+        has_batch_norm=has_batch_norm(model),
         train_seconds=train_seconds,
         label_seconds=label_seconds,
     )

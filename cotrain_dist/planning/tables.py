@@ -26,6 +26,8 @@ class RolePlan:
     """Weights, buffers, gradients and optimizer on each rank."""
     image_bytes: int
     """Kept for the backward pass by each image of a micro-batch."""
+    has_batch_norm: bool = False
+    """Whether it trains layers that see the images of a micro-batch together."""
     train_seconds: float | None = None
     """Of one image in training, on this machine; None unless measured."""
     label_seconds: float | None = None
@@ -64,7 +66,7 @@ class Plan:
     epoch_seconds: float | None = None
     """Of such an epoch; None unless measured."""
     warnings: tuple[str, ...] = ()
-    """Lines about the images."""
+    """Lines about images, models and batches."""
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:

@@ -23,6 +23,7 @@ from cotrain_dist.models import (
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import RankGroup, max_over, sum_over
 from cotrain_dist.store.features import FeatureStore
+from cotrain_dist.training.norm import synchronize_norms
 from cotrain_dist.types import Role
 
 
@@ -137,6 +138,8 @@ def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime)
     base = build_classifier(role, model, config, rt)
     # Of the bare model, whose tensors DDP and a compiled model share.
     optimizer = build_optimizer(base.model, config.train, config.pretrain.learning_rate)
+    if config.train.norm == "sync":
+        synchronize_norms(base.model, rt.gradient_handles[role])
     compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
     return Student(
         **vars(base),
@@ -188,7 +191,8 @@ def _wrap(model: nn.Module, handle: dist.ProcessGroup | None, device: torch.devi
         process_group=handle,
         # Each rank keeps its own statistics within an epoch; see average_buffers.
         # DDP's own way comes before each forward pass, so ranks would still differ after the last
-        # step. Up to torch 2.12 the option is called broadcast_buffers.
+        # step. torch 2.13 brought this name, and with it pyproject.toml's lower bound: the one
+        # before, broadcast_buffers, warns at every start by now.
         forward_sync_buffers=False,
         # DDP otherwise lays its buckets out anew after the first step, so that a resumed run with
         # three ranks or more would sum its first gradients in another order.

@@ -161,6 +161,30 @@ def test_tables_for_people(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("num_ranks", "train", "expected"),
+    [
+        (1, {}, None),
+        (4, {}, "sees 5 of the 10 images of a step"),
+        (4, {"norm": "sync"}, None),
+        (2, {"accumulation_steps": 2}, "sees 5 of the 10 images of a step"),
+        (2, {"accumulation_steps": 2, "norm": "sync"}, "sees 5 of the 10 images of a step"),
+        (4, {"batch_size": 32}, None),
+    ],
+)
+def test_few_images_for_batch_normalization(
+    num_ranks: int, train: dict[str, Any], expected: str | None, digits_table: Path, tmp_path: Path
+) -> None:
+    """A normalizes over the batch, B (a transformer) does not."""
+    config = two_models_config(digits_table, tmp_path / "run", tracking="none")
+    config = replace(config, train=replace(config.train, **train))
+    lines = [line for line in plan_of(config, num_ranks).warnings if "batch norm" in line]
+    assert len(lines) == (expected is not None)
+    if expected is not None:
+        assert lines[0].startswith(f"A: batch normalization {expected}")
+        assert ("train.norm sync" in lines[0]) == (num_ranks == 4)
+
+
 def test_measuring_prints_a_time(
     digits_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
