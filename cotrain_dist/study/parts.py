@@ -139,7 +139,10 @@ def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:
     with held:
         state = on_lead(lambda: _state_of(run, config), rt)
         if state != "finished":
-            history = train_on(rt, config, resume=state == "begun", quiet=quiet)
+            try:
+                history = train_on(rt, config, resume=state == "begun", quiet=quiet)
+            finally:  # Accelerate holds every model that it has prepared
+                rt.accelerator.free_memory()
             if not quiet:
                 show_outcome(history)
 

@@ -1,6 +1,7 @@
 """`reproduce` with real trainings: killed and finished, added to, in one process and in two."""
 
 import fcntl
+import gc
 import json
 import math
 import os
@@ -133,6 +134,31 @@ def test_killed_half_way_and_finished_it_ends_equal(
     attempts = [json.loads((killed / arm / "run.json").read_text())["attempt"] for arm in ARMS]
     assert attempts == [1, 2, 1, 1, 1, 1]
     assert outcomes_of(tmp_path / "study") == outcomes_of(Path(study.output_dir))
+
+
+def _models_held(first: Config, second: Config) -> list[int]:
+    """A body: how many models are held after each of two parts in one process."""
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.study.parts import run_part
+
+    held = []
+    with start_runtime(first) as rt:
+        for config in (first, second):
+            run_part(config, rt, quiet=True)
+            gc.collect()
+            held.append(sum(type(thing).__name__ == "ResNet" for thing in gc.get_objects()))
+    return held
+
+
+def test_the_models_of_a_part_are_let_go(digits_folder: Path, tmp_path: Path) -> None:
+    first, second = (
+        tiny_config(
+            digits_folder, tmp_path / name, pretrain={"num_epochs": 1}, cotrain={"num_epochs": 1}
+        )
+        for name in ("first", "second")
+    )
+    (held,) = run_ranks(_models_held, 1, tmp_path, first, second)
+    assert held == [0, 0]
 
 
 @pytest.mark.slow
