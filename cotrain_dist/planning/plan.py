@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -21,6 +21,7 @@ from cotrain_dist.method.steps import EpochPlan, num_steps_of, spread
 from cotrain_dist.models import build_model
 from cotrain_dist.planning.tables import Plan, RankPlan, RolePlan
 from cotrain_dist.runtime.accelerator import start_alone
+from cotrain_dist.runtime.determinism import device_name
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
@@ -45,7 +46,8 @@ def plan_world(
 ) -> Plan:
     """The plan of a training on equal nodes, after the checks that the training would make.
 
-    `measure` times a few steps of each model on this machine. Raises UserError as `train` does.
+    `measure` times a few steps of each model on the device that the training would use here. Raises
+    UserError as `train` does.
     """
     check_all_names(config)
     table = split_table_of(config)
@@ -61,12 +63,14 @@ def plan_world(
     # Before any model is built: what importing alone has cost is part of every rank.
     process_bytes = resident_bytes()
     # A world of one lacks the ranks that placement may name, and a login node may have no GPU.
-    alone = replace(config, device="auto" if measure else "cpu", placement=PlacementConfig())
-    alone = replace(alone, precision=config.precision if measure else "fp32", tracking="none")
+    alone = replace(config, placement=PlacementConfig(), tracking="none")
+    if not measure:
+        alone = replace(alone, device="cpu", precision="fp32")
     with start_alone(alone) as rt:
         ctx = RunContext(alone, rt, RunDirectory(Path(config.output_dir)), Reporter(show=False))
         roles = {role: plan_role(role, images, ctx, measure=measure) for role in ROLES}
-    return make_plan(config, table, rows, placement, roles, process_bytes, measure=measure)
+        measured_on = device_name(rt.device) if measure else None
+    return make_plan(config, table, rows, placement, roles, process_bytes, measured_on)
 
 
 def make_plan(
@@ -76,8 +80,7 @@ def make_plan(
     placement: Placement,
     roles: dict[Role, RolePlan],
     process_bytes: int,
-    *,
-    measure: bool,
+    measured_on: str | None,
 ) -> Plan:
     """The plan of a training from what its models need; process_bytes: of a rank without one."""
     num_measured = sum(len(table.sample_ids(split)) for split in (Split.T, Split.V))
@@ -95,7 +98,8 @@ def make_plan(
             for role, own in roles.items()
         },
         between_nodes_bytes=bytes_between_nodes(rows, placement, roles, gathered),
-        epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measure else None,
+        epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measured_on else None,
+        measured_on=measured_on,
         warnings=(
             *describe_skipped(config.data),
             *describe_left_out(table.listing, table.splits),
@@ -253,9 +257,18 @@ def _take_steps(
     labeled = images.table.labeled(student.role, "own")
     rows = torch.arange(min(num_images, len(labeled)))
     plan = EpochPlan((rows,) * num_steps, num_shards=1, num_micro=1)
-    ctx.runtime.clock.take()
-    train_steps(student, labeled, plan, "plan", Position(), images.pixels, ctx)
-    return ctx.runtime.clock.take()["train"]
+    return _seconds(
+        lambda: train_steps(student, labeled, plan, "plan", Position(), images.pixels, ctx),
+        student.device,
+    )
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # its work is only queued until then
+    return time.perf_counter() - started
 
 
 def _probe_memory(student: Student, images: Images, ctx: RunContext) -> tuple[int, int]:
@@ -304,9 +317,12 @@ def _seconds_per_labeled_image(student: Student, images: Images, ctx: RunContext
     chunk = labeled[: min(ctx.config.pool.batch_size, len(labeled))]
     seconds = []
     for _ in range(NUM_TIMED_STEPS + 1):
-        started = time.perf_counter()
-        pass_over(student, chunk, packed_votes, "label", images, ctx)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(
+            _seconds(
+                lambda: pass_over(student, chunk, packed_votes, "label", images, ctx),
+                student.device,
+            )
+        )
     return median(seconds[1:]) / len(chunk)
 
 

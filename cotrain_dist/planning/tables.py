@@ -65,6 +65,8 @@ class Plan:
     """Sent over the links between nodes in an epoch of Step 2 with R empty."""
     epoch_seconds: float | None = None
     """Of such an epoch; None unless measured."""
+    measured_on: str | None = None
+    """The kind of device that it was measured on."""
     warnings: tuple[str, ...] = ()
     """Lines about images, models and batches."""
 
@@ -91,7 +93,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
     if plan.epoch_seconds is not None:
         yield (
             f"An epoch of Step 2 with R empty takes about {plan.epoch_seconds:.0f} s at the speed "
-            "measured here, if ranks do not slow each other down."
+            f"measured here on {plan.measured_on}, if ranks do not slow each other down."
         )
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from conftest import FinishedRun, two_models_config
@@ -17,6 +17,7 @@ from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.method.placement import Placement, RankRow
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import order_samples, split_into_steps, split_step
+from cotrain_dist.planning import plan as planning
 from cotrain_dist.planning.plan import bytes_between_nodes, plan_world
 from cotrain_dist.planning.tables import Plan, RolePlan
 from cotrain_dist.training.setup import split_table_of
@@ -190,11 +191,35 @@ def test_measuring_prints_a_time(
 ) -> None:
     assert cli.main(["plan", "--measure", *settings_of(digits_table, tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert re.search(r"An epoch of Step 2 with R empty takes about \d+ s at the speed", printed)
+    line = r"An epoch of Step 2 with R empty takes about \d+ s at the speed measured here on cpu, "
+    assert re.search(line, printed)
     rows = [line.split("│") for line in printed.splitlines() if line.startswith("│")]
     speeds = [int(cell) for row in rows[-2:] for cell in row[-3:-1]]
     assert len(speeds) == 4
     assert min(speeds) > 0
+
+
+@pytest.mark.parametrize("device", ["cpu", "auto", "cuda"])
+def test_measuring_takes_the_device_of_the_training(
+    device: Literal["cpu", "auto", "cuda"],
+    digits_table: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not another one without a word: a GPU where the settings say CPU, or the other way round."""
+    asked = []
+
+    def ask(config: Config) -> None:
+        asked.append((config.device, config.precision))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(planning, "start_alone", ask)
+    config = two_models_config(digits_table, tmp_path / "run", tracking="none", device=device)
+    config = replace(config, precision="bf16")
+    for measure in (True, False):
+        with pytest.raises(KeyboardInterrupt):
+            plan_world(config, 1, 1, "cpu", measure=measure)
+    assert asked == [(device, "bf16"), ("cpu", "fp32")]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = Arguments(PROG, "Show ranks, shards, steps, bytes and memory. Takes train's keys too.")
     parser.add_argument("--num_ranks", type=int, default=1, help="processes in all (default 1)")
     parser.add_argument("--num_nodes", type=int, default=1, help="nodes they are spread over")
-    parser.add_argument("--measure", action="store_true", help="time a few steps on this CPU")
+    parser.add_argument("--measure", action="store_true", help="time a few steps on this machine")
     own, settings = parser.parse_with_settings(arguments)
     for name in ("num_ranks", "num_nodes"):
         if getattr(own, name) < 1:
