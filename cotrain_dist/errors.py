@@ -2,7 +2,8 @@
 
 from typing import Any
 
-# Scripts tell them apart (docs/exit-codes.md); accelerate launch and torchrun turn all into 1.
+# Scripts tell them apart (docs/exit-codes.md); accelerate launch and torchrun turn all into 1, so
+# batch scripts use cli/launcher.py.
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3

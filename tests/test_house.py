@@ -115,7 +115,7 @@ def test_who_takes_a_context_uses_half_of_it(context: str) -> None:
 @pytest.mark.parametrize(
     ("library", "only"),
     [
-        ("accelerate", ["runtime/accelerator.py", "runtime/tracking.py"]),
+        ("accelerate", ["cli/launcher.py", "runtime/accelerator.py", "runtime/tracking.py"]),
         ("timm", ["models.py"]),
     ],
 )

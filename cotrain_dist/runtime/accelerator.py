@@ -1,6 +1,6 @@
 """The process among its peers: device, precision, role groups.
 
-With `tracking`, the only importer of accelerate.
+With `tracking` and the launcher of batch scripts, the only importer of accelerate.
 """
 
 import os

@@ -107,6 +107,7 @@ def _curves_by_seed(base: Config, study: LabelStudy, rt: Runtime, *, quiet: bool
         found[seed] = label_curves(
             config, study.strategies, study.nums, classifiers, images, ctx, file
         )
+        rt.accelerator.free_memory()  # which holds every model that was prepared
     return found
 
 

@@ -49,6 +49,39 @@ def test_a_dry_run_shows_plan_and_command_and_does_nothing(
     assert not (tmp_path / "run.yaml").exists()
 
 
+NODES = "16 (null)\n96 gpu:h100:8(S:0-1)\n64 shard:4,gpu:4\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "nodes", "expected"),
+    [
+        ([], NODES, "16"),
+        (["--gpus-per-node", "2"], NODES, "24"),
+        (["--gpus-per-node", "8"], NODES, "96"),
+        (["--gpus-per-node", "16", "--ranks-per-node", "2"], NODES, None),
+        (["--gpus-per-node", "2", "--cpus-per-task", "6"], NODES, "6"),
+        ([], "", None),
+    ],
+)
+def test_the_launcher_gets_the_cpus_of_its_gpus(
+    words: list[str],
+    nodes: str,
+    expected: str | None,
+    sbatch: Path,
+    tmp_path: Path,
+) -> None:
+    """Else it would get one CPU, for all processes of a node."""
+    (sbatch.parent / "nodes").write_text(nodes)
+    sinfo = sbatch.parent / "bin" / "sinfo"
+    sinfo.write_text(f"#!/bin/sh\ncat {sbatch.parent}/nodes\n")
+    sinfo.chmod(0o755)
+    run = str(tmp_path / "run")
+    assert cli.main(["submit", *words, *SETTINGS, "--output_dir", run]) == 0
+    options = sbatch.read_text().splitlines()[-1].split()
+    found = options[options.index("--cpus-per-task") + 1] if "--cpus-per-task" in options else None
+    assert found == expected
+
+
 def test_it_submits_the_settings_of_now(sbatch: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [*SETTINGS, "--seed", "7", "--precision", "bf16", "--output_dir", str(run)]
@@ -69,6 +102,7 @@ def test_it_submits_the_settings_of_now(sbatch: Path, tmp_path: Path) -> None:
         (["--nodes", "0"], "--nodes: 0: must be at least 1"),
         (["--gpus-per-node", "-1"], "--gpus-per-node: -1: must be at least 0"),
         (["--ranks-per-node", "0"], "--ranks-per-node: 0: must be at least 1"),
+        (["--cpus-per-task", "0"], "--cpus-per-task: 0: must be at least 1"),
         (["--seeed", "1"], "seeed: 1: no such key; did you mean seed"),
         (["--model_a.name", "resnet1"], "model_a.name: resnet1: is no model of timm"),
         (["--data.source", "imagefolder", "--data.root", "x"], "data.root: x: is no folder"),

@@ -16,7 +16,7 @@ from requirements import require
 ROOT = Path(__file__).parents[2]
 LOST_AFTER_SECONDS = 8
 PORT = "29507"
-ENVIRON = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0"}
+ENVIRON = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "eth0", "CUDA_VISIBLE_DEVICES": ""}
 SETTINGS = [
     *("--config", str(ROOT / "configs" / "digits.yaml"), "--output_dir", "run"),
     *("--pretrain.num_epochs", "4", "--pretrain.warmup_epochs", "0"),

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,6 +21,7 @@ SLURM = ROOT / "launch" / "slurm"
 ENVIRON = {
     "COTRAIN_PYTHON": sys.executable,
     "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
     "GLOO_SOCKET_IFNAME": "lo",  # the nodes share the machine's loopback
 }
 SETTINGS = (
@@ -137,6 +140,71 @@ def test_a_job_that_meets_its_time_limit_goes_on(cluster: Cluster, tmp_path: Pat
     assert f"job {job}: warned; ending, to go on later" in log_of(tmp_path, job)
     epochs = [r["epoch"] for r in history_of(tmp_path / "run") if r["phase"] == "cotrain"]
     assert epochs == list(range(len(epochs)))
+
+
+def test_one_launcher_a_node_has_all_its_cpus(cluster: Cluster, tmp_path: Path) -> None:
+    """Whatever shape the job has; srun takes none of its numbers by itself."""
+    shape = ["--ntasks-per-node", "2", "--cpus-per-task", "3", "--time", "10"]
+    job = submit(cluster, tmp_path, *shape, settings=[*SETTINGS[:-1], "2"])
+    wait_until(lambda: (tmp_path / "run" / "run.json").exists())
+    step = cluster.run("scontrol", "show", "step", f"{job}.0")
+    (ended,) = cluster.wait(job, 200)
+    log = log_of(tmp_path, job)
+    assert ended["JobState"] == "COMPLETED", log
+    assert "start 1: 2 process(es) on node[1-2], 6 CPU(s) a node" in log
+    assert " Tasks=2 " in step
+    assert " CPUs=12 " in step
+    assert not list(tmp_path.glob("run.*"))  # notes of restarts are of no more use
+
+
+def test_restarts_without_a_commit_end_the_job(cluster: Cluster, tmp_path: Path) -> None:
+    """An epoch longer than the job's time: a warning comes before the first commit, each time."""
+    model = ["--model_a.name", "resnet18", "--model_b.name", "resnet18", "--data.image_size", "96"]
+    size = ["--data.labeled_per_class", "40", "--train.batch_size", "2"]
+    job = submit(cluster, tmp_path, "--time", "10", settings=[*SETTINGS, *model, *size])
+    for start in (1, 2, 3):
+        line = f"run run, attempt {start}:"
+        wait_until(lambda line=line: line in log_of(tmp_path, job))  # type: ignore[misc]
+        cluster.run("scancel", "--batch", "--signal=USR1", job)
+    (ended,) = cluster.wait(job, 120)
+    log = log_of(tmp_path, job)
+    assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "2"), log
+    assert f"job {job}: 2 restart(s) in a row have brought no newer commit: stopping" in log
+    assert not list((tmp_path / "run").glob("checkpoints/*/*[0-9]"))
+    # With more time it goes on by hand, as the message says.
+    again = submit(cluster, tmp_path, settings=["--resume", "run"])
+    wait_until(lambda: "run run, attempt 4:" in log_of(tmp_path, again))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGABRT, 134), (signal.SIGSTOP, 4)], ids=["aborted", "silent"]
+)
+def test_a_job_that_lost_a_rank_goes_on_to_the_same_end(
+    number: int, code: int, cluster: Cluster, undisturbed: Path, tmp_path: Path
+) -> None:
+    """One that NCCL ends, and one that gives no more sign of life, so that its peer ends."""
+    limit = ["--distributed.lost_after_seconds", "5"]
+    job = submit(cluster, tmp_path, "--time", "10", settings=[*SETTINGS, *limit])
+    wait_until(lambda: has_reached(tmp_path / "run", 2))
+    os.kill(pid_of_rank(1, job), number)
+    (ended,) = cluster.wait(job, 200)
+    log = log_of(tmp_path, job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "1"), log
+    assert f"job {job}: ended with code {code}; to go on later" in log
+    assert outcome_of(tmp_path / "run") == outcome_of(undisturbed / "run")
+
+
+def pid_of_rank(rank: int, job: str) -> int:
+    """The process of a rank of a job."""
+    wanted = {f"RANK={rank}".encode(), f"SLURM_JOB_ID={job}".encode()}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted <= set((process / "environ").read_bytes().split(b"\0")):
+                found.append(int(process.name))
+        except OSError:  # it has ended, or is not ours
+            continue
+    return min(found)
 
 
 def last_epoch(run: Path) -> int:

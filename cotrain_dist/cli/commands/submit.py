@@ -1,6 +1,7 @@
 """`cotrain-dist submit`: check settings, data and plan, then hand the training to SLURM."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -29,6 +30,12 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--ranks-per-node", type=int, help="processes of each (default: its GPUs, or 1)"
     )
+    parser.add_argument(
+        "--cpus-per-task",
+        type=int,
+        help="CPUs of each node's launcher, for all its processes (default: the node's CPUs, or "
+        "the share of its GPUs that is asked for)",
+    )
     parser.add_argument("--time", default="24:00:00", help="limit, as sbatch takes it")
     parser.add_argument(
         "--sbatch", default="", help="further options of sbatch, such as '--partition long'"
@@ -42,6 +49,7 @@ def run(arguments: Sequence[str]) -> int:
         ("--nodes", own.nodes, 1),
         ("--gpus-per-node", own.gpus_per_node, 0),
         ("--ranks-per-node", num_ranks_per_node, 1),
+        ("--cpus-per-task", 1 if own.cpus_per_task is None else own.cpus_per_task, 1),
     ):
         if number < least:
             raise UserError(option, number, f"must be at least {least}", "see --help")
@@ -106,9 +114,34 @@ def _command(config: Config, own: Namespace) -> list[str]:
     options = ["--nodes", str(own.nodes), "--time", own.time, "--job-name", _job_name(config)]
     if own.gpus_per_node:
         options += ["--gpus-per-node", str(own.gpus_per_node)]
-    options += shlex.split(own.sbatch)
+    num_cpus = own.cpus_per_task or _share_of_cpus(own.gpus_per_node)
+    if num_cpus is not None:
+        options += ["--cpus-per-task", str(num_cpus)]
+    options += shlex.split(own.sbatch)  # last: sbatch takes the last word on an option
     settings = ["--config", str(_settings_file(config))]
     return ["sbatch", *options, str(_script()), config.output_dir, *settings]
+
+
+def _share_of_cpus(num_gpus: int) -> int | None:
+    """CPUs of a node, or of those GPUs of it; of the smallest node. None where SLURM is not there.
+
+    Without a number SLURM gives a launcher one CPU, and all processes of a node share it.
+    """
+    if shutil.which("sinfo") is None:
+        return None
+    words = ["sinfo", "--noheader", "--Node", "--format=%c %G"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    except subprocess.TimeoutExpired:  # sbatch will say what is wrong
+        return None
+    shares = []
+    for cpus, resources in (line.split(maxsplit=1) for line in done.stdout.splitlines()):
+        # Such as gpu:h100:8(S:0-1),shard:16
+        found = re.search(r"\bgpu:(?:[^:,()]+:)?(\d+)", resources)
+        num_there = int(found[1]) if found else 0
+        if num_there >= num_gpus:
+            shares.append(int(cpus) * num_gpus // num_there if num_gpus else int(cpus))
+    return max(min(shares), 1) if shares else None
 
 
 def _job_name(config: Config) -> str:

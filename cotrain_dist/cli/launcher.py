@@ -1,0 +1,31 @@
+"""Accelerate's launcher with the exit code of the rank that failed first: `accelerate launch` and
+torchrun turn all codes into 1, and a batch script could not tell a lost rank from a mistake.
+"""
+
+import signal
+import sys
+
+from accelerate.commands import launch
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+SHELL_SIGNALS = 128
+"""Added to the number of a signal that ended a process, as shells do."""
+
+
+def main() -> int:
+    """Launch as `accelerate launch` does, with its arguments; returns the exit code."""
+    try:
+        launch.main()
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        print(f"launcher: rank {rank} failed first: {_describe(failure.exitcode)}", file=sys.stderr)
+        return failure.exitcode if failure.exitcode > 0 else SHELL_SIGNALS - failure.exitcode
+    return 0
+
+
+def _describe(code: int) -> str:
+    return f"exit code {code}" if code > 0 else signal.Signals(-code).name
+
+
+if __name__ == "__main__":
+    sys.exit(main())
