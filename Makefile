@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test test-all demo docs reproduce-quick
+.PHONY: setup lint test test-all test-gpu demo docs reproduce-quick
 
 setup: .venv/installed
 
@@ -25,6 +25,10 @@ test-all: setup
 	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/uncovered_user_errors.py
+
+# On a machine with a GPU: trainings and distributed bodies on it. Without one it fails.
+test-gpu: setup
+	COTRAIN_TEST_DEVICE=cuda OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu
 
 docs: setup
 	$(BIN)/python docs/make_configuration.py

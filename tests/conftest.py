@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks import close_ranks, run_ranks, tiny_config, train_run
+from ranks import DEVICE, close_ranks, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config import (
     Config,
@@ -124,7 +124,7 @@ def two_models_config(table: Path, output_dir: Path, **changes: Any) -> Config:
         "cotrain": CotrainConfig(num_epochs=2, warmup_epochs=0, learning_rate=1e-3),
         "selection": SelectionConfig(threshold=0.7),
         "pool": PoolConfig(batch_size=10),
-        "device": "cpu",
+        "device": DEVICE,
         "tracking": "tensorboard",
         "output_dir": str(output_dir),
     }
@@ -194,10 +194,25 @@ def finished_run(digits_table: Path, tmp_path_factory: pytest.TempPathFactory) -
 REQUIRED = ("tests/cluster/", "tests/distributed/")
 """Folders whose tests must all run where COTRAIN_REQUIRE_CLUSTER is set."""
 
+ON_GPUS = ("tests/gpu/", "tests/distributed/test_role_groups.py", "tests/training/test_norm.py")
+"""Tests that `make test-gpu` runs on a GPU; elsewhere their bodies run on the CPU."""
+
 _outcomes: Counter[str] = Counter()
+_num_skipped = 0
+
+
+def pytest_sessionstart() -> None:
+    if DEVICE == "cpu":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.exit(f"COTRAIN_TEST_DEVICE={DEVICE}: this machine shows no GPU", returncode=1)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    global _num_skipped
+    _num_skipped += report.skipped
     if report.nodeid.startswith(REQUIRED) and (report.when == "call" or report.skipped):
         _outcomes[report.outcome] += 1
 
@@ -206,10 +221,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("tests/cluster/"):
             item.add_marker(pytest.mark.slow)
+        if item.nodeid.startswith(ON_GPUS):
+            item.add_marker(pytest.mark.gpu)
+
+
+def a_skip_fails(device: str, num_skipped: int, num_skipped_of_clusters: int) -> bool:
+    """Whether a session that skipped so many tests has failed: all that it is for must run."""
+    if device != "cpu" and num_skipped:
+        return True
+    return bool(os.environ.get("COTRAIN_REQUIRE_CLUSTER") and num_skipped_of_clusters)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if os.environ.get("COTRAIN_REQUIRE_CLUSTER") and _outcomes["skipped"]:
+    if a_skip_fails(DEVICE, _num_skipped, _outcomes["skipped"]):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 

@@ -44,6 +44,9 @@ NUM_PORTS_TRIED = 3
 NUM_WARM = 4
 """Processes that are started together: on their own they would import one after the other."""
 
+DEVICE = os.environ.get("COTRAIN_TEST_DEVICE", "cpu")
+"""Device of the trainings that tests start: `cpu`, or `cuda` as `make test-gpu` says."""
+
 WORLD_VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_ADDR", "MASTER_PORT", "GLOO_SOCKET_IFNAME"),
@@ -285,8 +288,21 @@ def _run(
     import torch
 
     torch.set_num_threads(1)
+    if DEVICE == "cuda" and int(os.environ.get("WORLD_SIZE", "1")) > torch.cuda.device_count():
+        _share_the_gpu()
     body = getattr(importlib.import_module(module), name)
     return body(*pickle.loads(args))
+
+
+def _share_the_gpu() -> None:
+    """Let all ranks use one GPU, which a training refuses, as NCCL does: gradients go over gloo."""
+    from cotrain_dist.runtime import accelerator
+
+    os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    accelerator.check_devices = lambda rows: None
+    if not hasattr(accelerator, "new_group_of_tests"):
+        new_group = accelerator.new_group_of_tests = accelerator._new_group  # type: ignore[attr-defined]
+        accelerator._new_group = lambda ranks, backend, *rest: new_group(ranks, "gloo", *rest)
 
 
 def _hush() -> None:
@@ -340,7 +356,7 @@ def tiny_config(root: Path, output_dir: Path, **changes: Any) -> Config:
     hints = get_type_hints(Config)
     sections = {name: dict(values) for name, values in TINY.items()}
     sections["data"]["root"] = str(root)
-    plain: dict[str, Any] = {"device": "cpu", "output_dir": str(output_dir)}
+    plain: dict[str, Any] = {"device": DEVICE, "output_dir": str(output_dir)}
     for name, value in changes.items():
         if name in plain or not isinstance(value, dict):
             plain[name] = value

@@ -28,7 +28,7 @@ def _train_and_look(config: Config) -> dict[str, str]:
     def look(students: Any, *rest: Any) -> Any:
         for student in students:
             state = student.model.state_dict()
-            content = b"".join(values.numpy().tobytes() for values in state.values())
+            content = b"".join(values.cpu().numpy().tobytes() for values in state.values())
             seen[student.role.value] = hashlib.sha256(content).hexdigest()
         return finish(students, *rest)
 
@@ -71,7 +71,7 @@ class _Recorder:
     def step(self) -> None:
         for name, parameter in self._model.named_parameters():
             assert parameter.grad is not None
-            self.gradient[name] = parameter.grad.clone()
+            self.gradient[name] = parameter.grad.cpu().clone()
 
     def zero_grad(self, set_to_none: bool) -> None:
         pass
@@ -112,10 +112,10 @@ def _gradient_by_hand(config: Config) -> dict[str, torch.Tensor]:
     samples = images.table.labeled(Role.B, "own")
     (pixels,) = student.inputs([samples.sample_ids[:STEP_SIZE]], images.pixels)
     student.model.train()
-    logits = student.model(pixels)
+    logits = student.model(pixels).cpu()
     F.cross_entropy(logits, samples.targets[:STEP_SIZE]).backward()
     ctx.runtime.close()
-    return {name: parameter.grad.clone() for name, parameter in student.model.named_parameters()}
+    return {name: p.grad.cpu().clone() for name, p in student.model.named_parameters()}
 
 
 @pytest.mark.parametrize(("num_ranks", "num_micro"), [(4, 1), (4, 2), (1, 2)])
@@ -139,13 +139,13 @@ def _average_a_table(config: Config) -> dict[str, torch.Tensor]:
     students, _, ctx = build_students(config)
     (student,) = students
     table = torch.rand(1000, generator=torch.Generator().manual_seed(0))
-    student.model.register_buffer("table", table.clone())
+    student.model.register_buffer("table", table.to(student.device))
     means = dict(student.model.named_buffers())
     name = next(name for name in means if name.endswith("running_mean"))
     means[name].fill_(float(student.group.index))
     average_buffers(student)
     ctx.runtime.close()
-    return {"table": student.model.table - table, "mean": means[name][:1].clone()}
+    return {"table": student.model.table.cpu() - table, "mean": means[name][:1].cpu()}
 
 
 def test_only_what_differs_between_ranks_is_averaged(digits_folder: Path, tmp_path: Path) -> None:

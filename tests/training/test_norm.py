@@ -26,7 +26,7 @@ class _Recorder:
     def step(self) -> None:
         for name, parameter in self._model.named_parameters():
             assert parameter.grad is not None
-            self.gradient[name] = parameter.grad.clone()
+            self.gradient[name] = parameter.grad.cpu().clone()
 
     def zero_grad(self, set_to_none: bool) -> None:
         pass
@@ -56,8 +56,8 @@ def step_of_b(config: Config) -> dict[str, dict[str, torch.Tensor]] | None:
             loss = train_step(student, batches, 1, STEP_SIZE, ("test",))
             seen = {
                 "gradient": student.optimizer.gradient,
-                "buffers": {name: b.clone() for name, b in student.model.named_buffers()},
-                "loss": {"sum": torch.as_tensor(loss, dtype=torch.float64).clone()},
+                "buffers": {name: b.cpu().clone() for name, b in student.model.named_buffers()},
+                "loss": {"sum": torch.as_tensor(loss, dtype=torch.float64).cpu().clone()},
             }
     ctx.runtime.close()
     return seen
