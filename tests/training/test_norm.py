@@ -1,15 +1,19 @@
 """`train.norm: sync`: batch normalization sees the images of all ranks of a model."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 from ranks import build_students, run_ranks, tiny_config, train_run
+from torch import nn
 
 from cotrain_dist.config import Config
 from cotrain_dist.method.steps import EpochPlan
+from cotrain_dist.training.norm import synchronize_norms
 from cotrain_dist.training.steps import load_batches, train_step
 from cotrain_dist.types import Role
 
@@ -95,6 +99,52 @@ def test_two_ranks_take_the_step_of_one(name: str, digits_folder: Path, tmp_path
         not torch.equal(values, seen["local"][1]["buffers"][buffer])
         for buffer, values in seen["local"][0]["buffers"].items()
     )
+
+
+CASES: dict[str, tuple[nn.Module, tuple[int, ...], torch.dtype]] = {
+    "images": (nn.BatchNorm2d(4), (6, 4, 5, 5), torch.float32),
+    "features": (nn.BatchNorm1d(4), (6, 4), torch.float32),
+    "bf16": (nn.BatchNorm2d(4), (6, 4, 5, 5), torch.bfloat16),
+    "no parameters": (nn.BatchNorm2d(4, affine=False), (6, 4, 5, 5), torch.float32),
+    "no statistics": (nn.BatchNorm2d(4, track_running_stats=False), (6, 4, 5, 5), torch.float32),
+    "a mean over all steps": (nn.BatchNorm2d(4, momentum=None), (6, 4, 5, 5), torch.float32),
+    "far from zero": (nn.BatchNorm2d(4), (6, 4, 50, 50), torch.float32),
+}
+
+
+def beside_torch(name: str, folder: Path) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A body: what two steps and an evaluation give, here and with torch's own layer."""
+    module, shape, dtype = CASES[name]
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    synced = copy.deepcopy(module)
+    synchronize_norms(synced, dist.group.WORLD)
+    found = []
+    for layer in (synced, module):
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        images = (images * 0.1 + (300.0 if name == "far from zero" else 1.0)).to(dtype)
+        images.requires_grad_()
+        weights = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        for _ in range(2):
+            out = layer(images)
+            (out.float() * weights).sum().backward()
+        seen = {"out": out, "gradient": images.grad, "evaluated": layer.eval()(images)}
+        seen |= {f"{key}.grad": p.grad for key, p in layer.named_parameters()}
+        found.append({key: t.detach() for key, t in (seen | layer.state_dict()).items()})
+    dist.destroy_process_group()
+    assert found[0].keys() == found[1].keys()
+    return {key: (found[0][key], found[1][key]) for key in found[1]}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_on_one_rank_it_is_torch_s_own(name: str, tmp_path: Path) -> None:
+    (found,) = run_ranks(beside_torch, 1, tmp_path, name, tmp_path)
+    rough = {"bf16": 2e-2, "far from zero": 1e-3}.get(name, 1e-5)
+    assert len(found) >= 3
+    for key, (here, expected) in found.items():
+        assert here.dtype == expected.dtype, key
+        scale = float(expected.abs().max()) or 1.0
+        assert float((here - expected).abs().max()) <= rough * scale, key
 
 
 def test_a_synchronized_run_leaves_plain_models(digits_folder: Path, tmp_path: Path) -> None:
