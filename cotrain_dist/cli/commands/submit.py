@@ -24,24 +24,7 @@ SCRIPT = Path("launch", "slurm", "train.sbatch")
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = Arguments(PROG, "Check a training and submit it to SLURM. Takes train's keys too.")
-    parser.add_argument("--nodes", type=int, default=1, help="nodes (default 1)")
-    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs of each (default 0)")
-    parser.add_argument(
-        "--ranks-per-node", type=int, help="processes of each (default: its GPUs, or 1)"
-    )
-    parser.add_argument(
-        "--cpus-per-task",
-        type=int,
-        help="CPUs of each node's launcher, for all its processes (default: the node's CPUs, or "
-        "the share of its GPUs that is asked for)",
-    )
-    parser.add_argument("--time", default="24:00:00", help="limit, as sbatch takes it")
-    parser.add_argument(
-        "--sbatch", default="", help="further options of sbatch, such as '--partition long'"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show, submit nothing")
-    own, settings = parser.parse_with_settings(arguments)
+    own, settings = _options().parse_with_settings(arguments)
     num_ranks_per_node = own.ranks_per_node
     if num_ranks_per_node is None:
         num_ranks_per_node = own.gpus_per_node or 1
@@ -71,6 +54,27 @@ def run(arguments: Sequence[str]) -> int:
     _write_settings(config)
     done = subprocess.run(command, env=os.environ | environ, check=False)
     return done.returncode
+
+
+def _options() -> Arguments:
+    parser = Arguments(PROG, "Check a training and submit it to SLURM. Takes train's keys too.")
+    parser.add_argument("--nodes", type=int, default=1, help="nodes (default 1)")
+    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs of each (default 0)")
+    parser.add_argument(
+        "--ranks-per-node", type=int, help="processes of each (default: its GPUs, or 1)"
+    )
+    parser.add_argument(
+        "--cpus-per-task",
+        type=int,
+        help="CPUs of each node's launcher, for all its processes (default: the node's CPUs, or "
+        "the share of its GPUs that is asked for)",
+    )
+    parser.add_argument("--time", default="24:00:00", help="limit, as sbatch takes it")
+    parser.add_argument(
+        "--sbatch", default="", help="further options of sbatch, such as '--partition long'"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show, submit nothing")
+    return parser
 
 
 def _check(config: Config, own: Namespace, num_ranks_per_node: int) -> None:
