@@ -227,9 +227,9 @@ def _images_per_second(config: Config) -> dict[str, float]:
     targets = learned.targets.to(student.device).split(config.train.batch_size)
 
     def read() -> list[torch.Tensor]:
-        return list(images.pixels.batches(student.eval_transform, batches))
+        return list(student.inputs(batches, images.pixels))
 
-    pixels = [student.to_device(batch) for batch in read()]
+    pixels = read()
 
     def step() -> None:
         student.trained.train()
