@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test test-all test-gpu demo docs reproduce-quick
+.PHONY: setup lint test test-all test-gpu demo docs bench reproduce-quick
 
 setup: .venv/installed
 
@@ -32,6 +32,12 @@ test-gpu: setup
 
 docs: setup
 	$(BIN)/python docs/make_configuration.py
+
+# Speed and memory against their targets, a quarter of an hour; DATA=PATH/TO/caltech101, or without
+# it on generated images.
+bench: setup
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --write docs/performance.md \
+	  $(if $(DATA),--data_root $(DATA))
 
 demo: setup
 	OMP_NUM_THREADS=1 $(LAUNCH) --num_processes 2 -m cotrain_dist train --config configs/digits.yaml \
