@@ -15,6 +15,11 @@ class RankRow:
     global_rank: int
     node: str
     device: str
+    """`cpu`, or `cuda` and what tells this GPU apart."""
+    card: str = ""
+    """Name of the GPU."""
+    capability: str = ""
+    """Its compute capability: the kind of arithmetic unit, which decides the bits of results."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,27 @@ def check_devices(rows: Sequence[RankRow]) -> None:
                 f"ranks {other} and {row.global_rank} on {row.node} would share this GPU",
                 "start as many processes as there are GPUs, or give --device cpu",
             )
+
+
+def check_cards(rows: Sequence[RankRow], placement: Placement) -> None:
+    """Raise UserError where the ranks of one role have GPUs of several kinds.
+
+    Each rank takes its optimizer's steps by itself: kinds that round differently would drift apart,
+    and nothing would notice. Roles of two kinds are well.
+    """
+    by_rank = {row.global_rank: row for row in rows}
+    for role in ROLES:
+        own = [by_rank[rank] for rank in placement.ranks_of(role)]
+        for row in own:
+            if row.capability != own[0].capability:
+                raise UserError(
+                    "placement.ranks_a",
+                    list(placement.ranks_a),
+                    f"role {role.name} would train on GPUs of two kinds: {own[0].card} "
+                    f"(rank {own[0].global_rank}, {own[0].node}) and {row.card} "
+                    f"(rank {row.global_rank}, {row.node}), whose copies of the model would part",
+                    "give each role GPUs of one kind, or ask the scheduler for nodes of one kind",
+                )
 
 
 def chunks_of_rank(

@@ -22,18 +22,14 @@ from torch import nn
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import flatten
 from cotrain_dist.errors import PeerLostError, TrainingError, UserError
-from cotrain_dist.method.placement import Placement, RankRow, check_devices, place
+from cotrain_dist.method.placement import Placement, RankRow, check_cards, check_devices, place
 from cotrain_dist.runtime.clock import Clock
-from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
+from cotrain_dist.runtime.collectives import RankGroup, barrier
 from cotrain_dist.runtime.determinism import set_determinism
+from cotrain_dist.runtime.device import Device, resolve_device
 from cotrain_dist.runtime.heartbeat import Heartbeat
-from cotrain_dist.runtime.launch import (
-    check_environment,
-    check_world,
-    mixed_precision_of,
-    use_cpu,
-)
-from cotrain_dist.runtime.roll_call import call_the_roll
+from cotrain_dist.runtime.launch import check_environment, check_world
+from cotrain_dist.runtime.roll_call import Facts, call_the_roll
 from cotrain_dist.runtime.stop import ends_after
 from cotrain_dist.runtime.tracking import check_tracker, track_record
 from cotrain_dist.types import ROLES, Role
@@ -193,10 +189,18 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
     check_tracker(config.tracking)
     environ = dict(os.environ)  # Accelerate writes its own view of the world over WORLD_SIZE
     check_environment(environ)
-    # Held until the process group stands, which then shares it.
-    store = call_the_roll(environ, _facts(config), config.distributed.start_seconds)
-    rank = f"rank {environ.get('RANK', '0')} on {socket.gethostname()}"
+    device, mistake = _settle(config, environ)
+    facts = _facts(config) | (device.facts() if device is not None else {})
     limit = config.distributed.start_seconds
+    # Held until the process group stands, which then shares its store.
+    roll = call_the_roll(environ, facts, limit, mistake)
+    assert device is not None
+    # From the same roll every rank finds the same, so groups are made by all ranks or by none.
+    rows = rows_of(roll.facts)
+    check_devices(rows)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    check_cards(rows, placement)
+    rank = f"rank {environ.get('RANK', '0')} on {socket.gethostname()}"
     # The groups are made by calls without a limit: one killed launcher, and they wait for ever.
     message = (
         f"{rank}: the process groups did not stand within {limit:.0f} s "
@@ -204,7 +208,7 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
     )
     try:
         with ends_after(limit, message):
-            rt = _join(config, environ, cost_a, cost_b)
+            rt = _join(config, environ, device, rows, placement)
     # Ctrl-C included: in a notebook, half a world must not stand in the way of the next start.
     except BaseException as error:
         _forget_world()
@@ -215,8 +219,32 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
                 "nothing of their own, a rank or its launcher has ended"
             ) from error
         raise
-    del store
+    del roll
     return rt
+
+
+def _settle(config: Config, environ: dict[str, str]) -> tuple[Device | None, UserError | None]:
+    """Device and precision of this process, or the mistake that keeps it from starting."""
+    try:
+        return resolve_device(config, environ), None
+    # Told to all in the roll call: the others would wait for a rank that never comes.
+    except UserError as error:
+        return None, error
+
+
+def rows_of(roll: Mapping[int, Facts]) -> list[RankRow]:
+    """Where each rank runs, from what it brought to the roll call."""
+    return [
+        RankRow(
+            rank,
+            facts["node"],
+            # Not the index: a scheduler may show each process another GPU as cuda:0.
+            f"cuda {facts['gpu']}" if "gpu" in facts else "cpu",
+            facts.get("card", ""),
+            facts.get("capability", ""),
+        )
+        for rank, facts in sorted(roll.items())
+    ]
 
 
 def start_alone(config: Config) -> Runtime:
@@ -227,22 +255,31 @@ def start_alone(config: Config) -> Runtime:
     names = [name for name in os.environ if name.startswith(LAUNCHER_PREFIXES)]
     hidden = {name: os.environ.pop(name) for name in names}
     try:
-        return _join(config, dict(os.environ), 1.0, 1.0)
+        environ = dict(os.environ)
+        device = resolve_device(config, environ)
+        rows = rows_of({0: _facts(config) | device.facts()})
+        placement = place(rows, cost_a=1.0, cost_b=1.0, ranks_a=config.placement.ranks_a)
+        return _join(config, environ, device, rows, placement)
     finally:
         os.environ.update(hidden)
 
 
-def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float) -> Runtime:
+def _join(
+    config: Config,
+    environ: dict[str, str],
+    device: Device,
+    rows: list[RankRow],
+    placement: Placement,
+) -> Runtime:
     """Collective over all ranks: the groups, and the heartbeat that watches over them."""
-    on_cpu = use_cpu(config.device, environ, torch.cuda.device_count())
     limit = timedelta(seconds=config.distributed.timeout_seconds)
     # Set in both directions: a notebook may have trained with another setting before.
     torch.backends.cuda.matmul.allow_tf32 = config.tf32
     torch.backends.cudnn.allow_tf32 = config.tf32
     set_determinism(config.deterministic)
     accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=mixed_precision_of(config.precision, on_cpu, environ),
+        cpu=device.on_cpu,
+        mixed_precision=device.mixed_precision,
         # A loader that Accelerate prepares would broadcast its generator over the world in each
         # epoch: roles of different lengths would hang.
         rng_types=[],
@@ -253,14 +290,11 @@ def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float)
     )
     check_world(environ, accelerator.num_processes)
     control = _control_group(accelerator, config)
-    here = RankRow(control.index, socket.gethostname(), _device_name(accelerator))
-    rows = [RankRow(**row) for row in all_gather_json(asdict(here), control)]
-    check_devices(rows)
-    # Every rank has the same rows and finds the same placement by itself.
-    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
     role_groups = _role_groups(placement, control, limit, backend="gloo")
     # NCCL takes no CPU tensors, gloo is slow on GPUs: on GPUs a role has a group of each.
-    on_device = role_groups if on_cpu else _role_groups(placement, control, limit, backend=None)
+    on_device = (
+        role_groups if device.on_cpu else _role_groups(placement, control, limit, backend=None)
+    )
     return Runtime(
         accelerator=accelerator,
         placement=placement,
@@ -273,7 +307,7 @@ def _join(config: Config, environ: dict[str, str], cost_a: float, cost_b: float)
 
 
 def _facts(config: Config) -> dict[str, str]:
-    """What every rank must bring in equal form, and the node it runs on."""
+    """What every rank must bring in equal form, and the node it runs on; the device comes to it."""
     settings = {key: str(value) for key, value in flatten(asdict(config)).items()}
     return {"node": socket.gethostname(), "python": platform.python_version()} | (
         {"cotrain_dist": __version__} | _versions() | settings
@@ -282,14 +316,6 @@ def _facts(config: Config) -> dict[str, str]:
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
-
-
-def _device_name(accelerator: Accelerator) -> str:
-    device = torch.device(accelerator.device)
-    if device.type != "cuda":
-        return str(device.type)
-    # Not the index: a scheduler may show each process another GPU as cuda:0.
-    return f"cuda {torch.cuda.get_device_properties(device).uuid}"
 
 
 def _control_group(accelerator: Accelerator, config: Config) -> RankGroup:

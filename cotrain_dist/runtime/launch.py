@@ -9,6 +9,9 @@ MULTI_GPU_HINT = (
     "torchrun --nproc-per-node N"
 )
 
+NO_GPU = {"NoDevFiles", "none", "void"}
+"""What schedulers and containers write for no GPU at all."""
+
 
 def check_environment(environ: Mapping[str, str]) -> None:
     """Raise UserError where a launcher meant several processes but told this one of no world.
@@ -64,32 +67,55 @@ def check_world(environ: Mapping[str, str], num_ranks: int) -> None:
         )
 
 
-def use_cpu(device: str, environ: Mapping[str, str], num_gpus: int) -> bool:
-    """Whether this run stays on CPUs: the one place where the device is decided.
+def wants_cpu(device: str, environ: Mapping[str, str]) -> bool:
+    """Whether setting or launcher keep this run on CPUs; else it looks for its GPU.
 
-    `device` is the setting: auto, cpu or cuda. Raises UserError where cuda cannot be had, or where
-    a node starts more processes than it has GPUs.
+    `device` is the setting: auto, cpu or cuda. Raises UserError where the two contradict.
     """
     launcher_cpu = _is_true(environ.get("ACCELERATE_USE_CPU", ""))
-    # `auto` gives way to the launcher; `cuda` does not, and is refused below.
-    if device == "cpu" or (device == "auto" and (launcher_cpu or num_gpus == 0)):
-        return True
-    if num_gpus == 0 or launcher_cpu:
+    if device == "cuda" and launcher_cpu:
         raise UserError(
             "device",
             device,
-            "the launcher was told to use CPUs" if launcher_cpu else "this node shows no GPU",
+            "the launcher was told to use CPUs",
             "give --device auto or --device cpu",
         )
-    num_local = int(environ.get("LOCAL_WORLD_SIZE", "1"))
-    if num_local > num_gpus:
+    return device == "cpu" or launcher_cpu
+
+
+def check_fallback(device: str, environ: Mapping[str, str], why: str) -> None:
+    """Raise UserError where a process that found no GPU must not fall back to the CPU.
+
+    why: the reason in CUDA's words. With `auto` it may, unless it was promised one: a broken driver
+    would else show hours later, by a training that has hardly begun.
+    """
+    if device == "cuda":
+        rule = f"this node shows no GPU ({why})"
+        raise UserError("device", device, rule, "give --device auto or --device cpu")
+    promise = promised_gpu(environ)
+    if promise is not None:
         raise UserError(
             "device",
             device,
-            f"{num_local} processes on this node would share {num_gpus} GPU(s)",
-            f"start {num_gpus} process(es) a node, or give --device cpu",
+            f"{promise} promises a GPU, but it cannot be used ({why})",
+            "mend CUDA or leave this node out; give --device cpu to train without",
         )
-    return False
+
+
+def promised_gpu(environ: Mapping[str, str]) -> str | None:
+    """The variable, with its value, by which a user or scheduler gave this process a GPU."""
+    # Set by hand or by the scheduler, it decides; empty, it hides all GPUs on purpose.
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        names: tuple[str, ...] = ("CUDA_VISIBLE_DEVICES",)
+    else:
+        names = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
+    for name in names:
+        if (
+            environ.get(name, "")
+            not in {"", "0" if name == "SLURM_GPUS_ON_NODE" else "-1"} | NO_GPU
+        ):
+            return f"{name}={environ[name]}"
+    return None
 
 
 def mixed_precision_of(precision: str, on_cpu: bool, environ: Mapping[str, str]) -> str:

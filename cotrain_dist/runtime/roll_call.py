@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -17,7 +18,13 @@ from cotrain_dist.errors import PeerUserError, UserError
 from cotrain_dist.runtime.stop import ends_after
 
 Facts = Mapping[str, str]
-"""What must be equal on every rank, by name; `node` alone may differ."""
+"""What a rank brings, by name: equal on every rank, but for `OWN` and what is in brackets."""
+
+OWN = frozenset({"node", "gpu", "card", "capability"})
+"""Facts that may differ. `device` holds the name of the GPU in brackets, which may as well."""
+
+MISTAKE = "mistake"
+"""The fact that a rank cannot start, in the words of its UserError."""
 
 GRACE_SECONDS = 10.0
 
@@ -25,18 +32,37 @@ KEY = "cotrain_dist/roll/{attempt}/{rank}"
 """A launcher's store outlives the ranks that it starts again."""
 
 
-def call_the_roll(environ: Mapping[str, str], facts: Facts, limit_seconds: float) -> Any:
+@dataclass(frozen=True)
+class Roll:
+    """Every rank is there, and brings the same."""
+
+    facts: dict[int, Facts]
+    store: Any
+    """The key-value store, to be held until the process group stands: where the launcher has none,
+    it lives in rank 0's object. None for a lone process."""
+
+
+def call_the_roll(
+    environ: Mapping[str, str],
+    facts: Facts,
+    limit_seconds: float,
+    mistake: UserError | None = None,
+) -> Roll:
     """Wait for every rank and compare what they bring. Collective over all ranks.
 
-    environ: os.environ. Returns the key-value store, to be held until the process group stands:
-    where the launcher has none, it lives in rank 0's object. None for a lone process. Raises
-    UserError on rank 0, PeerUserError on the others, where a rank is missing after the limit or
-    brings other facts than rank 0; UserError where rank 0's store cannot be reached.
+    environ: os.environ. mistake: why this rank cannot start; it is raised here, and PeerUserError
+    on the ranks without one. Raises UserError on rank 0, PeerUserError on the others, where a rank
+    is missing after the limit or brings other facts than rank 0; UserError where rank 0's store
+    cannot be reached.
     """
     num_ranks = int(environ.get("WORLD_SIZE", "1"))
     # A lone process has no launcher, so there may be no address to ask at.
     if num_ranks == 1:
-        return None
+        if mistake is not None:
+            raise mistake
+        return Roll({0: facts}, None)
+    if mistake is not None:
+        facts = {**facts, MISTAKE: str(mistake)}
     own_rank = int(environ["RANK"])
     limit = timedelta(seconds=limit_seconds)
     # Over a link that dies just now, the store's own limit waits for ever.
@@ -46,11 +72,25 @@ def call_the_roll(environ: Mapping[str, str], facts: Facts, limit_seconds: float
             store = _open_store(environ, facts, limit)
             roll = _read_roll(store, own_rank, facts, num_ranks, limit)
         except dist.DistError as error:
+            if mistake is not None:  # rank 0 has read of it, and ended first
+                raise mistake from None
             raise PeerUserError("rank 0: has ended at the start; its log says why") from error
-    complaint = _missing(roll, num_ranks, limit_seconds) or _differing(roll)
+    complaint = _missing(roll, num_ranks, limit_seconds)
+    if complaint is None and mistake is not None:
+        raise mistake
+    if complaint is None:
+        _raise_mistake(roll)
+        complaint = _differing(roll)
     if complaint is not None:
         raise complaint if own_rank == 0 else PeerUserError(f"rank 0: {complaint}")
-    return store
+    return Roll(roll, store)
+
+
+def _raise_mistake(roll: Mapping[int, Facts]) -> None:
+    """Raise the first rank's mistake, which that rank itself has shown."""
+    for rank, facts in roll.items():
+        if MISTAKE in facts:
+            raise PeerUserError(f"rank {rank} on {facts['node']}: {facts[MISTAKE]}")
 
 
 def _no_answer(environ: Mapping[str, str], facts: Facts) -> str:
@@ -71,7 +111,13 @@ def _read_roll(
         store.wait(keys, limit)
     present = [rank for rank, key in enumerate(keys) if store.check([key])]
     # Only those that are there: get() would wait for the others.
-    return {rank: json.loads(store.get(keys[rank])) for rank in present}
+    roll = {rank: json.loads(store.get(keys[rank])) for rank in present}
+    store.set(f"{keys[own_rank]}/read", "")
+    if own_rank == 0:  # the store ends with this process, which may find a mistake right now
+        with contextlib.suppress(dist.DistStoreError):
+            read = [f"{keys[rank]}/read" for rank in present]
+            store.wait(read, timedelta(seconds=GRACE_SECONDS))
+    return roll
 
 
 def _open_store(environ: Mapping[str, str], facts: Facts, limit: timedelta) -> Any:
@@ -116,13 +162,18 @@ def _differing(roll: Mapping[int, Facts]) -> UserError | None:
     first = roll[0]
     for rank, facts in roll.items():
         for name in {**first, **facts}:
-            if name == "node" or facts.get(name) == first.get(name):
+            mine, other = facts.get(name, "(none)"), first.get(name, "(none)")
+            # Roles may train on GPUs of two kinds, but not one on a GPU and one on the CPU.
+            if name == "device" and mine.partition(" ")[0] == other.partition(" ")[0]:
+                continue
+            if name in OWN or mine == other:
                 continue
             return UserError(
                 name,
-                facts.get(name, "(none)"),
-                f"on rank {rank}, {facts['node']}, but {first.get(name, '(none)')} on rank 0, "
-                f"{first['node']}",
-                "start every rank with the same settings and versions",
+                mine,
+                f"on rank {rank}, {facts['node']}, but {other} on rank 0, {first['node']}",
+                "mend CUDA or leave that node out, or give --device cpu"
+                if name == "device"
+                else "start every rank with the same settings and versions",
             )
     return None

@@ -5,7 +5,14 @@ import re
 import pytest
 
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.placement import Placement, RankRow, check_devices, chunks_of_rank, place
+from cotrain_dist.method.placement import (
+    Placement,
+    RankRow,
+    check_cards,
+    check_devices,
+    chunks_of_rank,
+    place,
+)
 from cotrain_dist.types import Role
 
 WORLDS = range(1, 18)
@@ -132,6 +139,28 @@ def test_ranks_with_a_device_each_are_accepted(nodes: str, devices: tuple[str, .
     check_devices(rows)
     with pytest.raises(UserError, match="would share"):  # one more rank does not fit
         check_devices([*rows, RankRow(8, "x", "cuda 9"), RankRow(9, "x", "cuda 9")])
+
+
+def rows_with(*cards: tuple[str, str]) -> list[RankRow]:
+    """One rank a node, each with a GPU of a name and a compute capability."""
+    return [RankRow(i, f"n{i}", f"cuda {i}", *card) for i, card in enumerate(cards)]
+
+
+H100, A100_40, A100_80 = ("H100", "9.0"), ("A100-40GB", "8.0"), ("A100-80GB", "8.0")
+
+
+def test_a_role_on_gpus_of_two_kinds_is_refused() -> None:
+    text = (
+        "placement.ranks_a: [0]: role B would train on GPUs of two kinds: A100-40GB (rank 1, n1) "
+        "and H100 (rank 3, n3), whose copies of the model would part; give each role GPUs of one"
+    )
+    with pytest.raises(UserError, match=re.escape(text)):
+        check_cards(rows_with(H100, A100_40, A100_80, H100), Placement((0,), (1, 2, 3)))
+
+
+def test_roles_may_have_gpus_of_two_kinds_and_names_may_differ() -> None:
+    check_cards(rows_with(H100, H100, A100_40, A100_80), Placement((0, 1), (2, 3)))
+    check_cards(rows_of("xxyy"), Placement((0, 1), (2, 3)))
 
 
 @pytest.mark.parametrize("num_items", [0, 1, 127, 128, 129, 1000, 1280])

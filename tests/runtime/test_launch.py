@@ -3,7 +3,13 @@
 import pytest
 
 from cotrain_dist.errors import UserError
-from cotrain_dist.runtime.launch import check_environment, check_world, use_cpu
+from cotrain_dist.runtime.launch import (
+    check_environment,
+    check_fallback,
+    check_world,
+    promised_gpu,
+    wants_cpu,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,30 +55,58 @@ def test_a_world_other_than_promised_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("device", "environ", "num_gpus", "expected"),
+    ("device", "environ", "expected"),
     [
-        ("auto", {}, 0, True),
-        ("auto", {}, 2, False),
-        ("auto", {"ACCELERATE_USE_CPU": "true"}, 2, True),
-        ("cpu", {}, 2, True),
-        ("cpu", {"LOCAL_WORLD_SIZE": "4"}, 2, True),
-        ("cuda", {"LOCAL_WORLD_SIZE": "2"}, 2, False),
+        ("auto", {}, False),
+        ("auto", {"ACCELERATE_USE_CPU": "true"}, True),
+        ("cpu", {}, True),
+        ("cpu", {"CUDA_VISIBLE_DEVICES": "0"}, True),
+        ("cuda", {"LOCAL_WORLD_SIZE": "2"}, False),
     ],
 )
-def test_the_device(device: str, environ: dict[str, str], num_gpus: int, expected: bool) -> None:
-    assert use_cpu(device, environ, num_gpus) is expected
+def test_who_stays_on_the_cpu(device: str, environ: dict[str, str], expected: bool) -> None:
+    assert wants_cpu(device, environ) is expected
+
+
+def test_cuda_under_a_launcher_for_cpus_is_refused() -> None:
+    with pytest.raises(UserError, match=r"device: cuda: .*told to use CPUs"):
+        wants_cpu("cuda", {"ACCELERATE_USE_CPU": "1"})
 
 
 @pytest.mark.parametrize(
-    ("device", "environ", "num_gpus", "match"),
+    ("environ", "promise"),
     [
-        ("cuda", {}, 0, "this node shows no GPU"),
-        ("cuda", {"ACCELERATE_USE_CPU": "1"}, 2, "told to use CPUs"),
-        ("auto", {"LOCAL_WORLD_SIZE": "3"}, 2, r"3 processes .* share 2 GPU.*--device cpu"),
+        ({}, None),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_GPUS": "0"}, None),
+        ({"CUDA_VISIBLE_DEVICES": "0"}, "CUDA_VISIBLE_DEVICES=0"),
+        ({"SLURM_GPUS_ON_NODE": "0"}, None),
+        ({"SLURM_GPUS_ON_NODE": "4"}, "SLURM_GPUS_ON_NODE=4"),
+        ({"SLURM_JOB_GPUS": "0,1"}, "SLURM_JOB_GPUS=0,1"),
     ],
 )
-def test_a_device_that_cannot_be_had(
-    device: str, environ: dict[str, str], num_gpus: int, match: str
-) -> None:
+def test_what_promises_a_gpu(environ: dict[str, str], promise: str | None) -> None:
+    assert promised_gpu(environ) == promise
+
+
+@pytest.mark.parametrize(
+    ("device", "environ", "match"),
+    [
+        ("cuda", {}, r"device: cuda: this node shows no GPU \(no driver\); give --device auto or"),
+        (
+            "auto",
+            {"SLURM_JOB_GPUS": "0"},
+            r"device: auto: SLURM_JOB_GPUS=0 promises a GPU, but it cannot be used \(no driver\); "
+            r"mend CUDA .*--device cpu",
+        ),
+    ],
+)
+def test_a_fallback_that_is_refused(device: str, environ: dict[str, str], match: str) -> None:
     with pytest.raises(UserError, match=match):
-        use_cpu(device, environ, num_gpus)
+        check_fallback(device, environ, "no driver")
+
+
+def test_who_was_promised_nothing_may_fall_back() -> None:
+    check_fallback("auto", {}, "no driver")

@@ -27,10 +27,11 @@ def _call(facts_by_rank: list[dict[str, str] | None], limit_seconds: float) -> t
     if facts is None:
         return "", "away"
     try:
-        store = call_the_roll(os.environ, facts, limit_seconds)
+        roll = call_the_roll(os.environ, facts, limit_seconds)
     except UserError as error:
         return type(error).__name__, str(error)
-    assert store is not None
+    assert roll.store is not None
+    assert roll.facts == {rank: facts for rank, facts in enumerate(facts_by_rank) if facts}
     time.sleep(1.0 if os.environ["RANK"] == "0" else 0.0)  # the store lives in rank 0's object
     return "", "all here"
 
