@@ -45,7 +45,10 @@ class PlacementConfig:
     that needs more operations per image."""
 
 
-LIMITS = ("start_seconds", "timeout_seconds", "lost_after_seconds", "wait_for_peer_seconds")
+LIMITS = (
+    *("start_seconds", "timeout_seconds", "lost_after_seconds", "stalled_after_seconds"),
+    "wait_for_peer_seconds",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,11 @@ class DistributedConfig:
     """Limit of a collective inside a role group, whose ranks work in step."""
     lost_after_seconds: float = 60.0
     """A rank that gives no sign of life for so long is lost, and the others end."""
+    # Below `timeout_seconds`, so that a rank is named that stands still, and not one that waits.
+    stalled_after_seconds: float = 1200.0
+    """All ranks end where one lives but finishes no step and no chunk for so long while it trains,
+    labels or commits; waiting for others, fits of a last layer and the listing of images do not
+    count."""
     wait_for_peer_seconds: float = 604800.0
     """Limit on waiting for the other role, which may train much longer; a dead one is noticed
     after `lost_after_seconds`."""
@@ -73,3 +81,11 @@ class DistributedConfig:
                     "must be at least 1 second",
                     "leave it out for the default",
                 )
+        if self.stalled_after_seconds < self.lost_after_seconds:
+            raise UserError(
+                "distributed.stalled_after_seconds",
+                self.stalled_after_seconds,
+                f"must not be below distributed.lost_after_seconds, {self.lost_after_seconds:g}: "
+                "a dead rank would count as a slow one",
+                "leave both out for the defaults",
+            )

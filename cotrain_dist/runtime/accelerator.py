@@ -30,6 +30,7 @@ from cotrain_dist.runtime.device import Device, resolve_device
 from cotrain_dist.runtime.heartbeat import Heartbeat
 from cotrain_dist.runtime.launch import check_environment, check_world
 from cotrain_dist.runtime.roll_call import Facts, call_the_roll
+from cotrain_dist.runtime.standstill import Progress
 from cotrain_dist.runtime.stop import ends_after
 from cotrain_dist.runtime.tracking import check_tracker, track_record
 from cotrain_dist.types import ROLES, Role
@@ -60,6 +61,8 @@ class Runtime:
     gradient_handles: dict[Role, dist.ProcessGroup | None]
     """The same ranks over the device's backend, for DDP; None where a role has one rank."""
     heartbeat: Heartbeat | None
+    progress: Progress = field(default_factory=Progress)
+    """What the heartbeat tells the others of this rank's work."""
     clock: Clock = field(default_factory=Clock)
     _undo: Callable[[], None] = lambda: None
 
@@ -295,6 +298,7 @@ def _join(
     on_device = (
         role_groups if device.on_cpu else _role_groups(placement, control, limit, backend=None)
     )
+    progress = Progress()
     return Runtime(
         accelerator=accelerator,
         placement=placement,
@@ -302,7 +306,8 @@ def _join(
         control=control,
         role_groups=role_groups,
         gradient_handles={role: group.handle for role, group in on_device.items()},
-        heartbeat=_start_heartbeat(control, rows, placement, config),
+        heartbeat=_start_heartbeat(control, rows, placement, config, progress),
+        progress=progress,
     )
 
 
@@ -354,7 +359,11 @@ def _role_groups(
 
 
 def _start_heartbeat(
-    control: RankGroup, rows: list[RankRow], placement: Placement, config: Config
+    control: RankGroup,
+    rows: list[RankRow],
+    placement: Placement,
+    config: Config,
+    progress: Progress,
 ) -> Heartbeat | None:
     if control.handle is None:
         return None
@@ -363,7 +372,7 @@ def _start_heartbeat(
         f"(role {placement.roles_of(row.global_rank)[0].name}, node {row.node})"
         for row in rows
     ]
-    heartbeat = Heartbeat(control.index, labels, config.distributed.lost_after_seconds)
+    heartbeat = Heartbeat(control.index, labels, config.distributed, progress)
     # A look at the counters waits for those that are missing, so every rank must have beaten once.
     barrier(control)
     heartbeat.start()

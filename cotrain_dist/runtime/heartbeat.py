@@ -2,19 +2,23 @@
 
 Within an epoch the roles do not meet, so a collective of one role says nothing about the other. A
 thread of each rank writes a counter to the launcher's key-value store and watches the others'. A
-rank that ends with an error says so there, since its process may live on, in a notebook.
+rank that ends with an error says so there, since its process may live on, in a notebook. A rank
+that lives but does not get on is named as well (`standstill.py`).
 """
 
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch.distributed as dist
 
+from cotrain_dist.config.running import DistributedConfig
 from cotrain_dist.errors import (
     EXIT_PEER_LOST,
     EXIT_USER_ERROR,
@@ -22,6 +26,7 @@ from cotrain_dist.errors import (
     PeerUserError,
     UserError,
 )
+from cotrain_dist.runtime.standstill import BACKWARD, Beat, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +36,51 @@ LEFT = "left: "
 MISTAKES = tuple(f"{kind.__name__}: " for kind in (UserError, PeerUserError))
 """How the reason of a rank begins that a user's mistake has ended."""
 
+VERDICT = "verdict: "
+"""How the reason of a rank begins that gives up another: all ranks then name the same one."""
+
+GO_ON = "Ending; go on with train --resume from the last committed epoch."
+
 GRACE_SECONDS = 1.0
 """How long a rank that hears so may take to end on its own: an error may be all ranks' at once."""
 
 
+@dataclass
+class _Seen:
+    """What this rank has seen of one rank, by its own clock: those of two nodes may differ."""
+
+    value: bytes = b""
+    beat: Beat = field(default_factory=lambda: Beat(0, False, 0))
+    beat_at: float = field(default_factory=time.monotonic)
+    moved_at: float = field(default_factory=time.monotonic)
+    """When it last got on, or had no need to."""
+
+    def look(self, value: bytes, now: float) -> None:
+        """Note a value of the store."""
+        if value == self.value:
+            return
+        beat = Beat.parse(value)
+        if not beat.is_expected or beat.num_done != self.beat.num_done:
+            self.moved_at = now
+        self.value, self.beat, self.beat_at = value, beat, now
+
+
 class Heartbeat:
-    """Beats and watches until `stop`; ends the process with EXIT_PEER_LOST when a rank is silent.
+    """Beats and watches until `stop`; ends the process with EXIT_PEER_LOST when a rank is lost.
 
     A thread cannot interrupt a collective, so it ends the process; epochs are committed already.
     """
 
-    def __init__(self, global_rank: int, labels: Sequence[str], lost_after_seconds: float) -> None:
+    def __init__(
+        self,
+        global_rank: int,
+        labels: Sequence[str],
+        limits: DistributedConfig,
+        progress: Progress,
+    ) -> None:
         self._rank, self._labels = global_rank, list(labels)
-        self._lost_after = lost_after_seconds
+        self._lost_after = lost_after_seconds = limits.lost_after_seconds
+        self._stalled_after, self._progress = limits.stalled_after_seconds, progress
         # Several beats within the limit, so that one late beat makes nobody lost.
         self._interval = min(lost_after_seconds / 5, 5.0)
         self.undo: Callable[[], None] = lambda: None
@@ -90,12 +127,14 @@ class Heartbeat:
             # In place of the counter, and after the threads have ended: a beat would write over it.
             self._store.set(self._key(self._rank), LEFT + why)
             if self._rank == 0:
-                others = [self._key(rank) for rank in range(1, len(self._labels))]
-                self._wait_until_left(others)
+                self._wait_until_left(range(1, len(self._labels)))
         except dist.DistError:  # the store is gone, and so are those who could hear
             pass
 
-    def _wait_until_left(self, keys: list[str]) -> None:
+    def _wait_until_left(self, ranks: Iterable[int]) -> None:
+        keys = [self._key(rank) for rank in ranks]
+        if not keys:  # the store answers nothing to that
+            return
         limit = time.monotonic() + self._interval + 2 * GRACE_SECONDS
         while time.monotonic() < limit:
             if all(value.startswith(LEFT.encode()) for value in self._store.multi_get(keys)):
@@ -107,39 +146,63 @@ class Heartbeat:
 
     def _beat(self) -> None:
         self._beats += 1
-        self._store.set(self._key(self._rank), str(self._beats))
+        self._store.set(self._key(self._rank), self._progress.beat(self._beats).pack())
 
     def _run(self) -> None:
         keys = [self._key(rank) for rank in range(len(self._labels))]
-        last_values: list[bytes] = [b""] * len(keys)
-        last_seen = [time.monotonic()] * len(keys)
+        seen = [_Seen() for _ in keys]
         while not self._stopped.wait(self._interval):
             try:
                 self._beat()
                 values = self._store.multi_get(keys)
             except dist.DistError as error:
                 if not self._stopped.is_set():
-                    self._give_up(f"the store of rank 0's node ({self._labels[0]})", str(error))
+                    self._lose_store(str(error))
                 return
             self._last_answer = now = time.monotonic()
             for rank, value in enumerate(values):
                 if value.startswith(LEFT.encode()):
                     self._hear(rank, value.decode().removeprefix(LEFT))
-                # That a counter has changed is noted by this rank's clock; those of two nodes may
-                # differ.
-                elif value != last_values[rank]:
-                    last_values[rank], last_seen[rank] = value, now
-                elif now - last_seen[rank] > self._lost_after and not self._stopped.is_set():
-                    self._give_up(self._labels[rank], "no sign of life")
+                else:
+                    seen[rank].look(value, now)
+            if not self._stopped.is_set():
+                self._judge(seen, now)
+
+    def _judge(self, seen: Sequence[_Seen], now: float) -> None:
+        """Give up where a rank has been silent, or has not got on, for too long."""
+        for rank, other in enumerate(seen):
+            if now - other.beat_at > self._lost_after:
+                self._give_up({rank}, self._loss(self._labels[rank], "no sign of life"))
+        idle = [
+            rank
+            for rank, other in enumerate(seen)
+            if other.beat.is_expected and now - other.moved_at > self._limit_of(other.beat)
+        ]
+        if idle:
+            named = [f"{self._labels[rank]}, {seen[rank].beat.where}" for rank in idle]
+            self._give_up(set(), self._standstill("; ".join(named)))
+
+    def _limit_of(self, beat: Beat) -> float:
+        """Longer for a rank in the backward pass, where it may wait for another of its role.
+
+        That one is then named alone, though both have stopped in the same step.
+        """
+        is_backward = beat.where.endswith(BACKWARD)
+        return self._stalled_after + is_backward * (0.1 * self._stalled_after + 3 * self._interval)
 
     def _hear(self, rank: int, why: str) -> None:
         """Another rank has ended with an error: end, unless this one does so by itself."""
-        if self._stopped.wait(GRACE_SECONDS):
+        is_verdict = why.startswith(VERDICT)  # no rank ends that by itself
+        if self._stopped.wait(0.0 if is_verdict else GRACE_SECONDS):
             return
         error = self._error_of(rank, why)
         if isinstance(error, UserError):
             self.undo()
             self._end(f"error: {error}", EXIT_USER_ERROR)
+        if is_verdict:
+            # For this rank's main thread and others, whose collectives may fail before they hear.
+            with contextlib.suppress(dist.DistError):
+                self._store.set(self._key(self._rank), LEFT + why)
         self._end(str(error), EXIT_PEER_LOST)
 
     def _error_of(self, rank: int, why: str) -> PeerLostError | PeerUserError:
@@ -147,13 +210,17 @@ class Heartbeat:
         if why.startswith(MISTAKES):
             text = why.partition(": ")[2].splitlines()[0]
             return PeerUserError(f"{self._labels[rank]} has met a mistake: {text}")
-        return PeerLostError(self._loss(self._labels[rank], f"it ended with an error: {why}"))
+        if why.startswith(VERDICT):
+            return PeerLostError(self._own(why.removeprefix(VERDICT)))
+        return PeerLostError(
+            self._own(self._loss(self._labels[rank], f"it ended with an error: {why}"))
+        )
 
     def _guard(self) -> None:
         """Watch the other thread: over a dead link, the store's own time limit waits for ever."""
         while not self._stopped.wait(self._interval):
             if time.monotonic() - self._last_answer > self._lost_after + self._interval:
-                self._give_up(f"the store of rank 0's node ({self._labels[0]})", "no answer")
+                self._lose_store("no answer")
 
     def peer_that_left(self) -> PeerLostError | PeerUserError | None:
         """An error about another rank that has ended with one; None where none says so.
@@ -172,18 +239,46 @@ class Heartbeat:
 
     def _loss(self, what: str, why: str) -> str:
         return (
-            f"{self._labels[self._rank]}: lost {what} ({why.splitlines()[0]}; "
-            f"distributed.lost_after_seconds is {self._lost_after:g}). Ending; go on with "
-            "train --resume from the last committed epoch."
+            f"lost {what} ({why.splitlines()[0]}; "
+            f"distributed.lost_after_seconds is {self._lost_after:g}). {GO_ON}"
         )
 
-    def _give_up(self, what: str, why: str) -> None:
-        self._end(self._loss(what, why), EXIT_PEER_LOST)
+    def _standstill(self, named: str) -> str:
+        return (
+            f"nothing was done for {self._stalled_after:g} s "
+            f"(distributed.stalled_after_seconds) by {named}. {GO_ON}"
+        )
+
+    def _own(self, text: str) -> str:
+        return f"{self._labels[self._rank]}: {text}"
+
+    def _lose_store(self, why: str) -> None:
+        """End without the others, who cannot be told."""
+        what = f"the store of rank 0's node ({self._labels[0]})"
+        self._end(self._own(self._loss(what, why)), EXIT_PEER_LOST)
+
+    def _give_up(self, silent: set[int], text: str) -> None:
+        """End, and let all ranks end for the same reason: each would else name the next to end."""
+        _say(self._own(text))
+        try:
+            self._store.set(self._key(self._rank), LEFT + VERDICT + text)
+            if self._rank == 0:  # the store ends with this process
+                self._wait_until_left(set(range(1, len(self._labels))) - silent)
+        except dist.DistError:
+            pass
+        _exit(EXIT_PEER_LOST)
 
     def _end(self, message: str, code: int) -> None:
-        logger.error(message)
-        print(message, file=sys.stderr, flush=True)
-        logging.shutdown()  # os._exit flushes nothing
-        # sys.exit would end this thread alone, and the main thread may sit in a collective for
-        # ever.
-        os._exit(code)
+        _say(message)
+        _exit(code)
+
+
+def _say(message: str) -> None:
+    logger.error(message)
+    print(message, file=sys.stderr, flush=True)
+
+
+def _exit(code: int) -> None:
+    logging.shutdown()  # os._exit flushes nothing
+    # sys.exit would end this thread alone, and the main thread may sit in a collective for ever.
+    os._exit(code)

@@ -5,8 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 from rich.text import Text
+
+from cotrain_dist.runtime.standstill import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +37,13 @@ class _ImagesPerSecond(TextColumn):
 
 
 class Reporter:
-    """Shows what this rank does. `show`: on the lead rank; the others write their log alone."""
+    """Shows what this rank does. `show`: on the lead rank; the others write their log alone.
 
-    def __init__(self, show: bool) -> None:
+    progress: told of all that a bar shows, also where none is shown.
+    """
+
+    def __init__(self, show: bool, progress: Progress | None = None) -> None:
+        self._progress = progress or Progress()
         self._console = build_console() if show else None
         self._last = ""
         self._warned: set[str] = set()
@@ -69,8 +76,9 @@ class Reporter:
     @contextmanager
     def track(self, what: str, num_images: int) -> Iterator[Callable[[int], None]]:
         """A bar over `num_images`; the block calls what it gets with the images just done."""
+        self._progress.note(what)
         if self._console is None or not self._console.is_terminal:
-            yield lambda num_done: None
+            yield lambda num_done: self._progress.note(what)
             return
         columns = (
             TextColumn("{task.description}"),
@@ -79,6 +87,11 @@ class Reporter:
             TimeRemainingColumn(),
             TextColumn(self._last),
         )
-        with Progress(*columns, console=self._console, transient=True) as bars:
+        with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(what, total=num_images)
-            yield lambda num_done: bars.advance(task, num_done)
+
+            def advance(num_done: int) -> None:
+                self._progress.note(what)
+                bars.advance(task, num_done)
+
+            yield advance

@@ -60,7 +60,7 @@ def prepare(
     Collective over all ranks.
     """
     store = RunDirectory(Path(config.output_dir))
-    reporter = Reporter(show=rt.is_lead and not quiet)
+    reporter = Reporter(rt.is_lead and not quiet, rt.progress)
     if rt.is_lead and not resume:
         reporter.say("listing images and drawing splits")
     # One rank lists and draws, and all read its bytes: a sample_id must be one image everywhere.

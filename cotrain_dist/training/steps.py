@@ -39,7 +39,7 @@ def train_epoch(
     an epoch is one fit, whose steps are the iterations of its solver.
     """
     if student.frozen is not None:
-        with ctx.runtime.clock.measure("train"):
+        with ctx.runtime.clock.measure("train"), ctx.runtime.progress.excused():
             return fit_student(student.frozen, student.config, learned)
     # The number of steps follows from L and R alone, so the two roles may take different ones:
     # nothing within an epoch waits for the other role.

@@ -59,7 +59,7 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
     with closing(ctx.store), closing(images.pixels):
         together(lambda: _take_directory(ctx, images, resume), rt.control)
         ctx.store.start_log(rt.global_rank)
-        with tracking(rt.accelerator, flatten(asdict(config))):
+        with tracking(rt.accelerator, flatten(asdict(config))), rt.progress.expected():
             _introduce(ctx, images)
             students = [
                 build_student(role, model, resolve_role(config, role.value), rt)
@@ -175,7 +175,10 @@ def finish(students: list[Student], images: Images, ctx: RunContext) -> list[Rec
     if last.validation is None and last.test is not None:
         save_better_of_last_epoch(students, last, class_names, store)
     elif last.validation is None:
-        found = cross_validate(students, images, ctx) if can_cross_validate(ctx.config) else None
+        with rt.progress.excused():  # many fits, of which none tells how far it is
+            found = (
+                cross_validate(students, images, ctx) if can_cross_validate(ctx.config) else None
+            )
         save_better_by_estimate(students, last.epoch, found, class_names, store)
         if found is not None:
             notes["cross_validation"] = found.to_json()
