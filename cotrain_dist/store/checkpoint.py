@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.errors import UserError
-from cotrain_dist.runtime.collectives import RankGroup, barrier
+from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, barrier
 from cotrain_dist.store import atomic
+from cotrain_dist.store.shared import wait_until_seen
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -63,22 +64,35 @@ def _write_commit(
         beside.mkdir(parents=True)
     # Else a rank might write into a folder that is not there yet, or is about to be cleared.
     barrier(group)
+    wait_until_seen(beside)
     for name, values in tensors.items():
         # safetensors refuses what is not contiguous, as weights in channels-last layout are. And
         # bytes, not save_file(): what a manifest names has to be flushed to the disk first.
         contiguous = {key: value.detach().cpu().contiguous() for key, value in values.items()}
         atomic.write_flushed(beside / f"{name}.safetensors", safetensors.torch.save(contiguous))
-    barrier(group)
+    # After that the files of all ranks are complete, and the manifest is to list each of them.
+    written = [
+        f"{name}.safetensors" for names in all_gather_json(list(tensors), group) for name in names
+    ]
     if group.index == 0:
-        # After the barrier: the manifest lists the files of all ranks, and they must be complete.
+        for name in written:
+            wait_until_seen(beside / name)
         atomic.write_flushed(beside / STATE, json.dumps(state, indent=1).encode())
-        files = {file.name: file_digest(file) for file in sorted(beside.iterdir())}
+        files = {name: file_digest(beside / name) for name in sorted([STATE, *written])}
         manifest = {"format": FORMAT, "files": files}
         atomic.write_flushed(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         atomic.flush_folder(target.parent)
     barrier(group)
+
+
+def manifest_digest(folder: Path) -> str:
+    """What tells a commit from any other; empty where its manifest cannot be read."""
+    try:
+        return file_digest(folder / MANIFEST)
+    except OSError:
+        return ""
 
 
 def read_state(folder: Path) -> dict[str, Any]:

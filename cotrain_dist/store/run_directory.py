@@ -15,6 +15,7 @@ from cotrain_dist.config.places import UNFINISHED, check_output_dir, is_unfinish
 from cotrain_dist.errors import UserError
 from cotrain_dist.store import atomic
 from cotrain_dist.store.history import History
+from cotrain_dist.store.shared import wait_until_seen
 
 SPLITS_FILE = "splits.parquet"
 EARLIER_SPLITS_FILE = "groups.parquet"
@@ -194,6 +195,7 @@ class RunDirectory:
 
     def start_log(self, global_rank: int) -> None:
         """Send this process's log lines to logs/rank-NNN.log, after those of earlier attempts."""
+        wait_until_seen(self.path)
         folder = self.path / "logs"
         folder.mkdir(exist_ok=True)
         handler = _LogFile(folder / f"rank-{global_rank:03d}.log")

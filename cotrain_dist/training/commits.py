@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,21 @@ from torch import Tensor
 from cotrain_dist.config.text import config_digest
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
-from cotrain_dist.runtime.collectives import all_gather_json
+from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.store.checkpoint import (
     MANIFEST,
     commit,
     commits_in,
     file_digest,
     keep_last,
+    manifest_digest,
     pack_optimizer,
     read_state,
     read_tensors,
     unpack_optimizer,
 )
 from cotrain_dist.store.records import PretrainRecord
-from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.store.shared import wait_until_seen
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.student import Student
 from cotrain_dist.types import ROLES, Position
@@ -160,21 +162,54 @@ def _features_of(student: Student) -> str | None:
     return None if student.frozen is None else student.frozen.features.path.name
 
 
-def last_cotrain_commit(store: RunDirectory) -> Path | None:
-    """The newest world commit, or None before Step 2."""
-    commits = commits_in(store.checkpoints / "world")
-    return commits[-1] if commits else None
+def agree_on_commits(ctx: RunContext) -> dict[str, Path]:
+    """Collective over all ranks: the commits that all go on from, by `world`, `a` and `b`.
+
+    As the lead rank sees them: ranks that each looked for themselves could take different ones,
+    where a node's view of the directory is old. Raises UserError where a rank does not see the
+    same. Without `world` Step 2 has not begun; without a role it has nothing yet.
+    """
+    rt, checkpoints = ctx.runtime, ctx.store.checkpoints
+    own = together(lambda: _newest_commits(checkpoints) if rt.is_lead else {}, rt.control)
+    chosen: dict[str, list[str]] = broadcast_json(own, rt.control)
+    together(lambda: _wait_for_commits(checkpoints, chosen), rt.control)
+    return {part: checkpoints / part / name for part, (name, _) in chosen.items()}
 
 
-def restore_pretrain(student: Student, images: Images, ctx: RunContext) -> PretrainState:
-    """Load a role's newest pre-training commit into the student; a fresh state without one."""
-    folder = ctx.store.checkpoints / student.role.value
-    # A commit of Step 2 without one of the world counts for nothing: Step 1 is where the role
-    # stands.
-    commits = [path for path in commits_in(folder) if path.name.startswith("pretrain")]
-    if not commits:
+def _newest_commits(checkpoints: Path) -> dict[str, list[str]]:
+    """Name and digest of the newest commits; those of the roles that go with that of the world."""
+    names = {}
+    if world := commits_in(checkpoints / "world"):
+        names = dict.fromkeys(("world", *(role.value for role in ROLES)), world[-1].name)
+    else:
+        # A commit of Step 2 without one of the world counts for nothing: Step 1 is where the role
+        # stands.
+        for role in ROLES:
+            found = [path.name for path in commits_in(checkpoints / role.value)]
+            if of_step_one := [name for name in found if name.startswith("pretrain")]:
+                names[role.value] = of_step_one[-1]
+    return {
+        part: [name, manifest_digest(checkpoints / part / name)] for part, name in names.items()
+    }
+
+
+def _wait_for_commits(checkpoints: Path, chosen: Mapping[str, list[str]]) -> None:
+    for part, (name, digest) in chosen.items():
+        if digest:  # else reading it says what is wrong, on the lead rank as well
+            wait_until_seen(checkpoints / part / name, partial(_has_manifest, digest))
+
+
+def _has_manifest(digest: str, folder: Path) -> bool:
+    return manifest_digest(folder) == digest
+
+
+def restore_pretrain(
+    student: Student, folder: Path | None, images: Images, ctx: RunContext
+) -> PretrainState:
+    """Load a role's pre-training commit into the student; a fresh state without one."""
+    if folder is None:
         return PretrainState()
-    state = _restore_student(student, commits[-1], images.table, ctx)
+    state = _restore_student(student, folder, images.table, ctx)
     records = [PretrainRecord.from_json(record) for record in state["records"]]
     return PretrainState(_position(state), state["is_finished"], records)
 

@@ -15,7 +15,7 @@ from cotrain_dist.runtime.tracking import tracking
 from cotrain_dist.store.records import CotrainRecord, PretrainRecord, Record, record_from_json
 from cotrain_dist.training.commits import (
     CotrainState,
-    last_cotrain_commit,
+    agree_on_commits,
     restore_cotrain,
     restore_pretrain,
 )
@@ -127,13 +127,17 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
     Collective over all ranks.
     """
     control = ctx.runtime.control
-    folder = together(lambda: last_cotrain_commit(ctx.store), control)
-    if folder is not None:
+    commits = agree_on_commits(ctx)
+    if "world" in commits:
+        folder = commits["world"]
         # First, as it builds the optimizer and the schedule that the saved state belongs to.
         for student in students:
             start_step_two(student)
         return together(lambda: restore_cotrain(students, folder, images, ctx), control)
-    states = together(lambda: [restore_pretrain(s, images, ctx) for s in students], control)
+    states = together(
+        lambda: [restore_pretrain(s, commits.get(s.role.value), images, ctx) for s in students],
+        control,
+    )
     own_records = {}
     for student, state in zip(students, states, strict=True):
         pretrain(student, state, images, ctx)
