@@ -4,7 +4,6 @@ The roll call then compares it over the ranks, since the choice of groups hangs 
 """
 
 import glob
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,8 +11,7 @@ import torch
 
 from cotrain_dist.config import Config
 from cotrain_dist.runtime.launch import check_fallback, mixed_precision_of, wants_cpu
-
-logger = logging.getLogger(__name__)
+from cotrain_dist.runtime.progress import warn_early
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ def resolve_device(config: Config, environ: Mapping[str, str]) -> Device:
     check_fallback(config.device, environ, found)
     # Nobody has promised this process a GPU, but whoever pays for one wants to know.
     if glob.glob("/dev/nvidia[0-9]*") and environ.get("RANK", "0") == "0":
-        logger.warning("device: training on the CPU; this machine's GPU cannot be used: %s", found)
+        warn_early(f"device: training on the CPU; this machine's GPU cannot be used: {found}")
     return Device(None, mixed_precision_of(config.precision, True, environ), found)
 
 

@@ -1,6 +1,7 @@
 """Live progress on the lead rank: bars on a terminal, plain lines elsewhere; all of it logged."""
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,12 @@ def build_console() -> Console:
     if not console.is_terminal:
         console.width = WIDE
     return console
+
+
+def warn_early(line: str) -> None:
+    """One warning where there is no reporter yet: on one rank, whatever it shows later."""
+    logger.warning(line)
+    print(f"warning: {line}", file=sys.stderr, flush=True)
 
 
 class _ImagesPerSecond(TextColumn):

@@ -15,6 +15,7 @@ from cotrain_dist.config.places import UNFINISHED, check_output_dir, is_unfinish
 from cotrain_dist.errors import UserError
 from cotrain_dist.store import atomic
 from cotrain_dist.store.history import History
+from cotrain_dist.store.locks import can_lock, why_no_locks
 from cotrain_dist.store.shared import wait_until_seen
 
 SPLITS_FILE = "splits.parquet"
@@ -134,11 +135,13 @@ class RunDirectory:
             return False
         probe = FileLock(self.path / "lock")
         try:
+            if why_no_locks(self.path) is not None:
+                return False
             with probe.acquire(timeout=0):
                 return False
         except Timeout:
             return True
-        except PermissionError:  # somebody else's run, which only they can resume
+        except OSError:  # somebody else's run, or a read-only place: only they can resume it
             return False
 
     def check_is_run(self) -> None:
@@ -164,7 +167,10 @@ class RunDirectory:
             ) from error
 
     def _lock_now(self) -> None:
-        self._lock.acquire(timeout=0)
+        if can_lock(self.path):
+            self._lock.acquire(timeout=0)
+        else:  # its file shows, as ever, that the directory was begun by a training
+            (self.path / "lock").touch()
         # Noted here: to another thread, a FileLock looks free that this process holds.
         self._is_held = True
 

@@ -20,6 +20,7 @@ from cotrain_dist.reporting.tables import show_outcome
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.store import atomic
+from cotrain_dist.store.locks import can_lock
 from cotrain_dist.store.run_directory import RunDirectory, make_output_dir
 from cotrain_dist.training.train import train_on
 
@@ -159,6 +160,8 @@ def claim(path: Path, config: Config) -> AbstractContextManager[object]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     limit = config.distributed.wait_for_peer_seconds
+    if not can_lock(path.parent):
+        return nullcontext()
     try:
         lock = FileLock(path.with_name(f"{path.name}.lock"))
         return lock.acquire(timeout=limit, poll_interval=WAIT_SECONDS)

@@ -1,6 +1,5 @@
 """Device and precision are settled and compared before any group exists."""
 
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -108,15 +107,14 @@ def test_one_visible_gpu_for_each_of_several_processes_is_accepted() -> None:
 @pytest.mark.parametrize(("nodes", "num_lines"), [(["/dev/nvidia0"], 1), ([], 0)])
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_gpu_that_cannot_be_used_is_told_once(
-    nodes: list[str], num_lines: int, rank: str, caplog: pytest.LogCaptureFixture
+    nodes: list[str], num_lines: int, rank: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (
-        caplog.at_level(logging.WARNING, "cotrain_dist"),
         mock.patch.object(device_module, "find_card", return_value=NO_DRIVER),
         mock.patch.object(device_module.glob, "glob", return_value=nodes),
     ):
         assert resolve_device(Config(), {"RANK": rank}).on_cpu
-    lines = [record.getMessage() for record in caplog.records]
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == (num_lines if rank == "0" else 0)
     assert all(line.endswith(f"GPU cannot be used: {NO_DRIVER}") for line in lines)
 
