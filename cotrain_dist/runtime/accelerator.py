@@ -44,6 +44,8 @@ LAUNCHER_PREFIXES = (
 )
 """Variables by which a launcher tells a process of its world."""
 
+NO_END = "others did not end within {:g} s of this rank, as they should. Ending; all is committed."
+
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors")
 
 
@@ -163,7 +165,10 @@ class Runtime:
             barrier(self.control)
             if self.heartbeat is not None:
                 self.heartbeat.stop()
-                barrier(self.control)
+                # From here on nobody watches, and the group's own limit is days.
+                limit = self.heartbeat.lost_after_seconds
+                with ends_after(limit, f"{self.heartbeat.label}: {NO_END.format(limit)}"):
+                    barrier(self.control)
         finally:  # a peer that dies at the very end must leave no thread here
             if self.heartbeat is not None:
                 self.heartbeat.stop()

@@ -79,10 +79,10 @@ class Heartbeat:
         progress: Progress,
     ) -> None:
         self._rank, self._labels = global_rank, list(labels)
-        self._lost_after = lost_after_seconds = limits.lost_after_seconds
+        self.lost_after_seconds = limits.lost_after_seconds
         self._stalled_after, self._progress = limits.stalled_after_seconds, progress
         # Several beats within the limit, so that one late beat makes nobody lost.
-        self._interval = min(lost_after_seconds / 5, 5.0)
+        self._interval = min(self.lost_after_seconds / 5, 5.0)
         self.undo: Callable[[], None] = lambda: None
         """Called where another rank was ended by a user's mistake, before this process ends."""
         self._stopped = threading.Event()
@@ -93,7 +93,7 @@ class Heartbeat:
             int(os.environ["MASTER_PORT"]),
             is_master=False,
             wait_for_workers=False,
-            timeout=timedelta(seconds=lost_after_seconds),
+            timeout=timedelta(seconds=self.lost_after_seconds),
         )
         # At once: the others ask for this key when they first look, and would wait for it.
         self._beat()
@@ -102,6 +102,11 @@ class Heartbeat:
             threading.Thread(target=target, name="heartbeat", daemon=True)
             for target in (self._run, self._guard)
         ]
+
+    @property
+    def label(self) -> str:
+        """Rank, role and node, as this process is named to people."""
+        return self._labels[self._rank]
 
     def start(self) -> None:
         """Begin to watch; every rank must have been built by then."""
@@ -114,7 +119,7 @@ class Heartbeat:
         self._stopped.set()
         for thread in self._threads:
             # With a limit: over a dead link, a call to the store never returns.
-            thread.join(timeout=self._lost_after)
+            thread.join(timeout=self.lost_after_seconds)
 
     def leave(self, why: str) -> None:
         """End the threads and tell the others that this rank has ended with an error.
@@ -171,7 +176,7 @@ class Heartbeat:
     def _judge(self, seen: Sequence[_Seen], now: float) -> None:
         """Give up where a rank has been silent, or has not got on, for too long."""
         for rank, other in enumerate(seen):
-            if now - other.beat_at > self._lost_after:
+            if now - other.beat_at > self.lost_after_seconds:
                 self._give_up({rank}, self._loss(self._labels[rank], "no sign of life"))
         idle = [
             rank
@@ -219,7 +224,7 @@ class Heartbeat:
     def _guard(self) -> None:
         """Watch the other thread: over a dead link, the store's own time limit waits for ever."""
         while not self._stopped.wait(self._interval):
-            if time.monotonic() - self._last_answer > self._lost_after + self._interval:
+            if time.monotonic() - self._last_answer > self.lost_after_seconds + self._interval:
                 self._lose_store("no answer")
 
     def peer_that_left(self) -> PeerLostError | PeerUserError | None:
@@ -240,7 +245,7 @@ class Heartbeat:
     def _loss(self, what: str, why: str) -> str:
         return (
             f"lost {what} ({why.splitlines()[0]}; "
-            f"distributed.lost_after_seconds is {self._lost_after:g}). {GO_ON}"
+            f"distributed.lost_after_seconds is {self.lost_after_seconds:g}). {GO_ON}"
         )
 
     def _standstill(self, named: str) -> str:
@@ -250,7 +255,7 @@ class Heartbeat:
         )
 
     def _own(self, text: str) -> str:
-        return f"{self._labels[self._rank]}: {text}"
+        return f"{self.label}: {text}"
 
     def _lose_store(self, why: str) -> None:
         """End without the others, who cannot be told."""

@@ -44,6 +44,30 @@ def _wait_for_rank_1(config: Config, folder: Path) -> float:
     return seconds
 
 
+def _stop_at_the_very_end(config: Config) -> None:
+    """A body: rank 1 is stopped between the two barriers of the end, where no thread watches."""
+    rt = start_runtime(config)
+    assert rt.heartbeat is not None
+    if rt.global_rank == 1:
+        stop = rt.heartbeat.stop
+
+        def stop_all() -> None:
+            stop()
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+        rt.heartbeat.stop = stop_all  # type: ignore[method-assign]
+    rt.close()
+
+
+def test_a_rank_that_stops_at_the_very_end_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(RanksFailed) as failure:
+        run_ranks(_stop_at_the_very_end, 2, tmp_path, _config(tmp_path), timeout_seconds=50)
+    assert failure.value.exit_codes == {0: EXIT_PEER_LOST}
+    printed = (tmp_path / "rank-0.out").read_text()
+    assert "rank 0 (role A, node " in printed
+    assert "others did not end within 3 s of this rank" in printed
+
+
 def _wait_for(path: Path) -> None:
     deadline = time.monotonic() + STARTED_WITHIN_SECONDS
     while not path.exists():
