@@ -64,6 +64,11 @@ class _Seen:
             self.moved_at = now
         self.value, self.beat, self.beat_at = value, beat, now
 
+    def forgive(self, seconds: float) -> None:
+        """A while in which nobody listened does not count."""
+        self.beat_at += seconds
+        self.moved_at += seconds
+
 
 class Heartbeat:
     """Beats and watches until `stop`; ends the process with EXIT_PEER_LOST when a rank is lost.
@@ -156,7 +161,9 @@ class Heartbeat:
     def _run(self) -> None:
         keys = [self._key(rank) for rank in range(len(self._labels))]
         seen = [_Seen() for _ in keys]
-        while not self._stopped.wait(self._interval):
+        while (overslept := self._sleep()) is not None:
+            for other in seen:
+                other.forgive(overslept)
             try:
                 self._beat()
                 values = self._store.multi_get(keys)
@@ -172,6 +179,17 @@ class Heartbeat:
                     seen[rank].look(value, now)
             if not self._stopped.is_set():
                 self._judge(seen, now)
+
+    def _sleep(self) -> float | None:
+        """Until the next beat; None at the end, else seconds that this process itself was stopped.
+
+        A scheduler that suspends a job stops all its ranks: who wakes up first has heard nobody.
+        """
+        started = time.monotonic()
+        if self._stopped.wait(self._interval):
+            return None
+        overslept = time.monotonic() - started - self._interval
+        return overslept if overslept > self._interval else 0.0
 
     def _judge(self, seen: Sequence[_Seen], now: float) -> None:
         """Give up where a rank has been silent, or has not got on, for too long."""
@@ -223,7 +241,8 @@ class Heartbeat:
 
     def _guard(self) -> None:
         """Watch the other thread: over a dead link, the store's own time limit waits for ever."""
-        while not self._stopped.wait(self._interval):
+        while (overslept := self._sleep()) is not None:
+            self._last_answer += overslept
             if time.monotonic() - self._last_answer > self.lost_after_seconds + self._interval:
                 self._lose_store("no answer")
 

@@ -118,3 +118,35 @@ def test_a_short_pause_is_survived(tmp_path: Path) -> None:
     pauser.join(timeout=10)
     assert waited > pause_seconds / 2
     assert "lost" not in (tmp_path / "rank-0.out").read_text()
+
+
+def _be_suspended(config: Config, folder: Path) -> None:
+    """A body: both ranks are there, and rank 0 waits; they go on when they are told."""
+    rt = start_runtime(config)
+    (folder / f"pid-{rt.global_rank}.tmp").write_text(str(os.getpid()))
+    (folder / f"pid-{rt.global_rank}.tmp").rename(folder / f"pid-{rt.global_rank}")
+    if rt.global_rank == 1:
+        _wait_for(folder / "go")
+    rt.close()
+
+
+def _suspend_all(folder: Path) -> None:
+    """As `scontrol suspend` and `resume` do; the ranks do not wake up at one moment."""
+    files = [folder / "pid-0", folder / "pid-1"]
+    for file in files:
+        _wait_for(file)
+    pids = [int(file.read_text()) for file in files]
+    time.sleep(0.5)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(2 * LOST_AFTER_SECONDS)
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(LOST_AFTER_SECONDS / 2)
+    (folder / "go").touch()
+
+
+def test_a_job_that_was_suspended_goes_on(tmp_path: Path) -> None:
+    threading.Thread(target=_suspend_all, args=(tmp_path,), daemon=True).start()
+    run_ranks(_be_suspended, 2, tmp_path, _config(tmp_path), tmp_path)
+    assert (tmp_path / "go").exists()
