@@ -205,9 +205,7 @@ def start_runtime(config: Config, *, cost_a: float = 1.0, cost_b: float = 1.0) -
     assert device is not None
     # From the same roll every rank finds the same, so groups are made by all ranks or by none.
     rows = rows_of(roll.facts)
-    check_devices(rows)
-    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
-    check_cards(rows, placement)
+    placement = _place_on_devices(rows, config, cost_a, cost_b)
     rank = f"rank {environ.get('RANK', '0')} on {socket.gethostname()}"
     # The groups are made by calls without a limit: one killed launcher, and they wait for ever.
     message = (
@@ -240,6 +238,15 @@ def _settle(config: Config, environ: dict[str, str]) -> tuple[Device | None, Use
         return None, error
 
 
+def _place_on_devices(
+    rows: list[RankRow], config: Config, cost_a: float, cost_b: float
+) -> Placement:
+    check_devices(rows)
+    placement = place(rows, cost_a=cost_a, cost_b=cost_b, ranks_a=config.placement.ranks_a)
+    check_cards(rows, placement)
+    return placement
+
+
 def rows_of(roll: Mapping[int, Facts]) -> list[RankRow]:
     """Where each rank runs, from what it brought to the roll call."""
     return [
@@ -266,7 +273,7 @@ def start_alone(config: Config) -> Runtime:
         environ = dict(os.environ)
         device = resolve_device(config, environ)
         rows = rows_of({0: _facts(config) | device.facts()})
-        placement = place(rows, cost_a=1.0, cost_b=1.0, ranks_a=config.placement.ranks_a)
+        placement = _place_on_devices(rows, config, 1.0, 1.0)
         return _join(config, environ, device, rows, placement)
     finally:
         os.environ.update(hidden)
@@ -300,10 +307,9 @@ def _join(
     control = _control_group(accelerator, config)
     role_groups = _role_groups(placement, control, limit, backend="gloo")
     # NCCL takes no CPU tensors, gloo is slow on GPUs: on GPUs a role has a group of each.
-    on_device = (
-        role_groups if device.on_cpu else _role_groups(placement, control, limit, backend=None)
-    )
-    progress = Progress()
+    on_device = role_groups
+    if not device.on_cpu:
+        on_device = _role_groups(placement, control, limit, backend=None)
     return Runtime(
         accelerator=accelerator,
         placement=placement,
@@ -311,8 +317,8 @@ def _join(
         control=control,
         role_groups=role_groups,
         gradient_handles={role: group.handle for role, group in on_device.items()},
+        progress=(progress := Progress()),
         heartbeat=_start_heartbeat(control, rows, placement, config, progress),
-        progress=progress,
     )
 
 

@@ -76,18 +76,18 @@ def call_the_roll(
                 raise mistake from None
             raise PeerUserError("rank 0: has ended at the start; its log says why") from error
     complaint = _missing(roll, num_ranks, limit_seconds)
-    if complaint is None and mistake is not None:
-        raise mistake
     if complaint is None:
-        _raise_mistake(roll)
+        _raise_mistake(roll, mistake)
         complaint = _differing(roll)
     if complaint is not None:
         raise complaint if own_rank == 0 else PeerUserError(f"rank 0: {complaint}")
     return Roll(roll, store)
 
 
-def _raise_mistake(roll: Mapping[int, Facts]) -> None:
-    """Raise the first rank's mistake, which that rank itself has shown."""
+def _raise_mistake(roll: Mapping[int, Facts], own: UserError | None) -> None:
+    """Raise this rank's mistake, or the first one of another rank, which has shown it itself."""
+    if own is not None:
+        raise own
     for rank, facts in roll.items():
         if MISTAKE in facts:
             raise PeerUserError(f"rank {rank} on {facts['node']}: {facts[MISTAKE]}")
