@@ -61,7 +61,7 @@ def step_of_b(config: Config) -> dict[str, dict[str, torch.Tensor]] | None:
             seen = {
                 "gradient": student.optimizer.gradient,
                 "buffers": {name: b.cpu().clone() for name, b in student.model.named_buffers()},
-                "loss": {"sum": torch.as_tensor(loss, dtype=torch.float64).cpu().clone()},
+                "loss": {"sum": loss.total.cpu()},
             }
     ctx.runtime.close()
     return seen
