@@ -296,13 +296,13 @@ def _run(
 
 def _share_the_gpu() -> None:
     """Let all ranks use one GPU, which a training refuses, as NCCL does: gradients go over gloo."""
-    from cotrain_dist.runtime import accelerator
+    from cotrain_dist.runtime import accelerator, groups
 
     os.environ |= {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
     accelerator.check_devices = lambda rows: None
-    if not hasattr(accelerator, "new_group_of_tests"):
-        new_group = accelerator.new_group_of_tests = accelerator._new_group  # type: ignore[attr-defined]
-        accelerator._new_group = lambda ranks, backend, *rest: new_group(ranks, "gloo", *rest)
+    if not hasattr(groups, "new_group_of_tests"):
+        new_group = groups.new_group_of_tests = groups.new_group  # type: ignore[attr-defined]
+        groups.new_group = lambda ranks, backend, *rest: new_group(ranks, "gloo", *rest)
 
 
 def _hush() -> None:

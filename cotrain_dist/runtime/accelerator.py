@@ -6,7 +6,7 @@ With `tracking` and the launcher of batch scripts, the only importer of accelera
 import os
 import platform
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from importlib.metadata import version
@@ -27,13 +27,14 @@ from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, barrier
 from cotrain_dist.runtime.determinism import set_determinism
 from cotrain_dist.runtime.device import Device, resolve_device
+from cotrain_dist.runtime.groups import build_role_groups, control_group
 from cotrain_dist.runtime.heartbeat import Heartbeat
 from cotrain_dist.runtime.launch import check_environment, check_world
 from cotrain_dist.runtime.roll_call import Facts, call_the_roll
 from cotrain_dist.runtime.standstill import Progress
 from cotrain_dist.runtime.stop import ends_after
 from cotrain_dist.runtime.tracking import check_tracker, track_record
-from cotrain_dist.types import ROLES, Role
+from cotrain_dist.types import Role
 from cotrain_dist.version import __version__, source_digest
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -304,12 +305,14 @@ def _join(
         kwargs_handlers=[InitProcessGroupKwargs(timeout=limit)],
     )
     check_world(environ, accelerator.num_processes)
-    control = _control_group(accelerator, config)
-    role_groups = _role_groups(placement, control, limit, backend="gloo")
+    # The roles may differ by hours in an epoch, so this limit is long; the heartbeat is short.
+    long = timedelta(seconds=config.distributed.wait_for_peer_seconds)
+    control = control_group(accelerator.num_processes, accelerator.process_index, long)
+    role_groups = build_role_groups(placement, control, limit, backend="gloo")
     # NCCL takes no CPU tensors, gloo is slow on GPUs: on GPUs a role has a group of each.
     on_device = role_groups
     if not device.on_cpu:
-        on_device = _role_groups(placement, control, limit, backend=None)
+        on_device = build_role_groups(placement, control, limit, backend=None)
     return Runtime(
         accelerator=accelerator,
         placement=placement,
@@ -332,41 +335,6 @@ def _facts(config: Config) -> dict[str, str]:
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
-
-
-def _control_group(accelerator: Accelerator, config: Config) -> RankGroup:
-    ranks = tuple(range(accelerator.num_processes))
-    if len(ranks) == 1:
-        return RankGroup("control", ranks, 0)
-    # The roles may differ by hours in an epoch, so this limit is long; the heartbeat is short.
-    limit = timedelta(seconds=config.distributed.wait_for_peer_seconds)
-    # gloo on GPUs as well: torch wants one order of collectives over several NCCL groups, and what
-    # crosses between the roles is bytes on the CPU.
-    handle = _new_group(ranks, "gloo", limit, "control")
-    return RankGroup("control", ranks, accelerator.process_index, handle)
-
-
-def _new_group(
-    ranks: Sequence[int], backend: str | None, limit: timedelta, name: str
-) -> dist.ProcessGroup | None:
-    """Collective over all ranks. The limit is given each time: groups do not inherit it."""
-    handle = dist.new_group(list(ranks), backend=backend, timeout=limit, group_desc=name)
-    return handle if isinstance(handle, dist.ProcessGroup) else None  # a stranger gets a number
-
-
-def _role_groups(
-    placement: Placement, control: RankGroup, limit: timedelta, backend: str | None
-) -> dict[Role, RankGroup]:
-    """Collective over all ranks: every rank builds every group, in one order, as torch demands."""
-    groups = {}
-    for role in ROLES:
-        ranks = placement.ranks_of(role)
-        handle = None
-        if len(ranks) > 1:
-            handle = _new_group(ranks, backend, limit, f"role {role.name}")
-        if control.index in ranks:
-            groups[role] = RankGroup(f"role {role.name}", ranks, ranks.index(control.index), handle)
-    return groups
 
 
 def _start_heartbeat(

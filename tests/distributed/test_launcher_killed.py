@@ -21,12 +21,12 @@ LIMIT_SECONDS = 90.0
 RANK = """
 import os, sys, time
 from pathlib import Path
-import cotrain_dist.runtime.accelerator as accelerator
+import cotrain_dist.runtime.groups as groups
 from cotrain_dist.cli.main import main
 from cotrain_dist.runtime import stop
 
 rank, folder = os.environ["RANK"], Path(sys.argv[1])
-new_group = accelerator._new_group
+new_group = groups.new_group
 
 def slow(*args):
     (folder / f"pid-{rank}.tmp").write_text(str(os.getpid()))
@@ -35,7 +35,7 @@ def slow(*args):
         time.sleep(600)
     return new_group(*args)
 
-accelerator._new_group = slow
+groups.new_group = slow
 stop.end_on_signal = lambda: None
 sys.exit(main(sys.argv[2:]))
 """
