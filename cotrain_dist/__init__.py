@@ -5,8 +5,10 @@ The names below are loaded when they are first used: importing the package impor
 
 import importlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
+from cotrain_dist.runtime.threads import settle_threads
 from cotrain_dist.version import __version__
 
 # For type checkers and editors, which do not follow __getattr__.
@@ -65,5 +67,7 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     for module, names in _HOME.items():
         if name in names:
+            if module == "cotrain_dist.api":  # a training may follow
+                settle_threads(os.environ)
             return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -9,10 +9,12 @@ from typing import Any, NoReturn
 
 from cotrain_dist.config.schema import describe_keys, is_key
 from cotrain_dist.errors import UserError
+from cotrain_dist.runtime.threads import settle_threads
 
 
-def say_loading() -> None:
-    """Tell a person at a terminal what the first seconds are for."""
+def before_torch() -> None:
+    """Settle the threads that torch starts, and tell a person what the first seconds are for."""
+    settle_threads(os.environ)
     if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         print("loading PyTorch ...", file=sys.stderr, flush=True)
 

@@ -33,6 +33,7 @@ from cotrain_dist.runtime.launch import check_environment, check_world
 from cotrain_dist.runtime.roll_call import Facts, call_the_roll
 from cotrain_dist.runtime.standstill import Progress
 from cotrain_dist.runtime.stop import ends_after
+from cotrain_dist.runtime.threads import describe_threads
 from cotrain_dist.runtime.tracking import check_tracker, track_record
 from cotrain_dist.types import Role
 from cotrain_dist.version import __version__, source_digest
@@ -368,6 +369,7 @@ def describe_environment(rt: Runtime) -> dict[str, object]:
         **_versions(),
         "platform": platform.platform(),
         "num_threads_per_rank": torch.get_num_threads(),
+        "threads": describe_threads(os.environ),
         "precision": rt.precision,
         "distributed": str(rt.accelerator.distributed_type.value),
         "ranks": [

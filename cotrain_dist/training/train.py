@@ -1,5 +1,6 @@
 """A whole training: Step 1, Step 2, and the models it leaves."""
 
+import os
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +12,7 @@ from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
+from cotrain_dist.runtime.threads import threads_line
 from cotrain_dist.runtime.tracking import tracking
 from cotrain_dist.store.records import CotrainRecord, PretrainRecord, Record, record_from_json
 from cotrain_dist.training.commits import (
@@ -119,6 +121,7 @@ def _introduce(ctx: RunContext, images: Images) -> None:
         f"A ({resolve_role(ctx.config, 'a').name}) on rank(s) {list(rt.placement.ranks_a)}, "
         f"B ({resolve_role(ctx.config, 'b').name}) on {list(rt.placement.ranks_b)}"
     )
+    ctx.reporter.say(threads_line(os.environ), shown=False)
 
 
 def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> CotrainState:

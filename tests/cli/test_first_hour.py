@@ -9,7 +9,7 @@ from conftest import FinishedRun
 from ranks import tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.cli.arguments import say_loading
+from cotrain_dist.cli.arguments import before_torch
 from cotrain_dist.config import Config, DataConfig
 from cotrain_dist.config.places import check_early
 from cotrain_dist.config.text import config_to_yaml
@@ -116,13 +116,13 @@ def test_ranks_of_several_nodes_are_checked_together(
 def test_a_person_at_a_terminal_is_told_of_the_first_seconds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    say_loading()
+    before_torch()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("RANK", "1")
-    say_loading()
+    before_torch()
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("RANK", "0")
-    say_loading()
+    before_torch()
     assert capsys.readouterr().err == "loading PyTorch ...\n"
 
 

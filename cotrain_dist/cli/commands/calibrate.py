@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import EXIT_FAILED
@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parse_config(settings, PROG)
     check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    say_loading()
+    before_torch()
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.calibrate import Goal, calibrate, check_goal
     from cotrain_dist.study.parts import check_settings

@@ -5,13 +5,13 @@ import platform
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from cotrain_dist.cli.arguments import Arguments
+from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors", "pyarrow")
 LAUNCHER_PREFIXES = (
-    *("ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "OMP_"),
-    *("NCCL_", "GLOO_", "CUDA_VISIBLE_DEVICES"),
+    *("ACCELERATE_", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "OMP_", "MKL_", "KMP_"),
+    *("GOMP_", "NCCL_", "GLOO_", "CUDA_VISIBLE_DEVICES"),
 )
 
 USAGE = "env"
@@ -20,6 +20,7 @@ USAGE = "env"
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     Arguments("cotrain-dist env", "Print versions, devices and launcher.").parse_args(arguments)
+    before_torch()
     import torch
     import torch.distributed as dist
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
     config = parse_config(settings, PROG)
     check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    say_loading()
+    before_torch()
     import torch
 
     from cotrain_dist.planning.plan import plan_world

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.of_run import config_of_run
 
 USAGE = "predict RUN IMAGES... [--output FILE.csv|.jsonl|.parquet]"
@@ -26,7 +26,7 @@ def run(arguments: Sequence[str]) -> int:
     config = config_of_run(own.run, settings, PROG)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    say_loading()
+    before_torch()
     from cotrain_dist.inference.evaluate import load_classifiers, open_run
     from cotrain_dist.inference.predict import agree_on_images, predict_files
     from cotrain_dist.runtime.accelerator import start_runtime

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.places import check_early
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         config = config_of_run(own.run, settings, PROG)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    say_loading()
+    before_torch()
     from cotrain_dist.inference.choose import Query
     from cotrain_dist.inference.queue import (
         check_output,

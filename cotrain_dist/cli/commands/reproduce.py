@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import Arguments, say_loading
+from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.parsing import config_from_yaml, parse_config
 from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     if not own.report_only:
         check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    say_loading()
+    before_torch()
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import ALIASES, BY_NAME
     from cotrain_dist.study.labels import NAMES

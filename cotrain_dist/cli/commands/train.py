@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cotrain_dist.cli.arguments import say_loading
+from cotrain_dist.cli.arguments import before_torch
 from cotrain_dist.config import Config
 from cotrain_dist.config.of_run import config_of_recycled, config_of_run
 from cotrain_dist.config.parsing import parse_config
@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     if "--resume" not in own:
         check_early(config, is_new_run=True)
     # Imported late: torch takes seconds that a mistyped key should not cost.
-    say_loading()
+    before_torch()
     from cotrain_dist.reporting.tables import show_outcome
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.training.train import train
