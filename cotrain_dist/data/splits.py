@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +25,8 @@ from cotrain_dist.types import Role, TrainingSet
 COLUMNS = ("source", "path", "class", "split", "size", "sha256")
 EARLIER_COLUMN = "group"
 """What the column `split` was called in runs of version 0.1."""
+CHUNK_ROWS = 1_000_000
+"""A chunk of a text column holds at most 2 GiB."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,14 @@ class SplitTable:
         """As stored: one row per sample_id, the class names in order in the schema's metadata."""
         names = self.class_names
         columns = {
-            "source": list(self.listing.sources),
-            "path": list(self.listing.paths),
-            "class": [None if i == UNKNOWN else names[i] for i in self.class_ids.tolist()],
-            "split": [Split(split).name for split in self.splits.tolist()],
-            "size": list(self.listing.sizes),
-            "sha256": list(self.listing.digests),
+            "source": _text_column(self.listing.sources),
+            "path": _text_column(self.listing.paths),
+            "class": _text_column(
+                [None if i == UNKNOWN else names[i] for i in self.class_ids.tolist()]
+            ),
+            "split": _text_column([Split(split).name for split in self.splits.tolist()]),
+            "size": _number_column(self.listing.sizes),
+            "sha256": _text_column(self.listing.digests),
         }
         return pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
 
@@ -84,6 +89,27 @@ class SplitTable:
         sink = pa.BufferOutputStream()
         pq.write_table(self.to_arrow(), sink)
         return bytes(sink.getvalue().to_pybytes())
+
+
+# Arrays of pyarrow made from their buffers: `pa.array`, `pa.table` of lists and `pq.read_table`
+# import pandas where it is installed, a third of a second at each start.
+def _text_column(values: Sequence[str | None]) -> pa.ChunkedArray:
+    chunks = [values[start : start + CHUNK_ROWS] for start in range(0, len(values), CHUNK_ROWS)]
+    return pa.chunked_array([_text_array(chunk) for chunk in chunks], pa.string())
+
+
+def _text_array(values: Sequence[str | None]) -> pa.Array:
+    encoded = [(value or "").encode() for value in values]
+    ends = np.zeros(len(values) + 1, dtype=np.int32)
+    np.cumsum([len(text) for text in encoded], out=ends[1:])
+    is_there = np.packbits([value is not None for value in values], bitorder="little")
+    buffers = [pa.py_buffer(is_there), pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
+
+
+def _number_column(values: Sequence[int]) -> pa.Array:
+    buffers = [None, pa.py_buffer(np.array(values, dtype=np.int64))]
+    return pa.Array.from_buffers(pa.int64(), len(values), buffers)
 
 
 def fractions_of(config: DataConfig, *, has_unlabeled: bool) -> Fractions:
@@ -135,7 +161,7 @@ def load_split_table(path: Path) -> SplitTable:
 
 def parse_split_table(content: bytes) -> SplitTable:
     """The table that `to_parquet` wrote."""
-    table = pq.read_table(pa.BufferReader(content))
+    table = pq.ParquetFile(pa.BufferReader(content)).read()
     if not len(table):
         raise ValueError("it has no rows")
     is_earlier = EARLIER_COLUMN in table.column_names

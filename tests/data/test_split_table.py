@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.data import splits as splits_module
 from cotrain_dist.data.sources import Listing, list_images
 from cotrain_dist.data.splits import (
     SplitTable,
@@ -49,6 +50,35 @@ def test_stored_columns() -> None:
             "sha256": "0" * 63 + "2",
         }
     ]
+
+
+@pytest.mark.parametrize("chunk_rows", [2, 1_000_000])
+def test_the_file_is_that_of_pyarrow_s_own_columns(
+    chunk_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The columns are made from buffers; a class may be unknown, a text empty or not ASCII."""
+    monkeypatch.setattr(splits_module, "CHUNK_ROWS", chunk_rows)
+    listing = replace(
+        LISTING, class_ids=torch.tensor([0, -1, 1, -1, 3]), class_names=("é", "", *"ab")
+    )
+    made = SplitTable(listing, TABLE.splits).to_arrow()
+    columns = {
+        "source": ["imagefolder"] * 5,
+        "path": list(LISTING.paths),
+        "class": ["é", None, "", None, "b"],
+        "split": [Split(number).name for number in range(5)],
+        "size": [1, 2, 3, 4, 5],
+        "sha256": list(LISTING.digests),
+    }
+    expected = pa.table(columns).replace_schema_metadata(made.schema.metadata)
+    assert made.schema == expected.schema
+    assert made.to_pylist() == expected.to_pylist()
+    if chunk_rows > 5:
+        contents = []
+        for table in (made, expected):
+            pq.write_table(table, sink := pa.BufferOutputStream())
+            contents.append(sink.getvalue().to_pybytes())
+        assert contents[0] == contents[1]
 
 
 def test_round_trip_keeps_everything() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
@@ -58,6 +57,8 @@ def row_reader(config: DataConfig, listing: Listing) -> Callable[[str], Image.Im
 
 
 def _open(config: DataConfig) -> Any:
+    import datasets  # half a second, with pandas, that other sources do not need
+
     name = str(config.name)
     try:
         rows = _load(name, config.split)
@@ -89,6 +90,8 @@ def _open(config: DataConfig) -> Any:
 
 
 def _load(name: str, split: str) -> Any:
+    import datasets  # as in _open
+
     folder = Path(name)
     if not folder.is_dir():
         return datasets.load_dataset(name, split=split)
@@ -111,6 +114,8 @@ def _first_line(error: Exception) -> str:
 
 def _encoded(rows: Any, config: DataConfig) -> Any:
     """The rows' images as they are stored, to be decoded one by one."""
+    import datasets  # as in _open
+
     column = config.image_column
     # Undecoded, so that the digest is one of stored bytes and a broken image names its own row.
     return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
@@ -130,6 +135,8 @@ def _bytes_of(row: dict[str, Any], path: str, config: DataConfig) -> bytes:
 
 
 def _labels(rows: Any, config: DataConfig) -> tuple[list[str | None], list[str] | None]:
+    import datasets  # as in _open
+
     values = rows[config.label_column]
     feature = rows.features[config.label_column]
     if isinstance(feature, datasets.ClassLabel):
