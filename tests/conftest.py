@@ -23,6 +23,7 @@ from cotrain_dist.config import (
     SelectionConfig,
     TrainConfig,
 )
+from cotrain_dist.keys import seeded
 from cotrain_dist.store.records import CotrainRecord, PretrainRecord, record_from_json
 
 IMAGES_PER_CLASS = 20
@@ -75,6 +76,32 @@ def pretrained(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     )
     run_ranks(train_run, 1, tmp_path, config)
     return tmp_path / "run" / "models"
+
+
+@pytest.fixture(scope="session")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of two tiny backbones in timm's format, by role: random weights, but always the same.
+
+    Read them; copy them to change them.
+    """
+    import timm
+
+    folder = tmp_path_factory.mktemp("starts")
+    found = {"a": folder / "test_resnet", "b": folder / "test_efficientnet"}
+    for start in found.values():
+        with seeded("start", start.name):
+            model = timm.create_model(start.name, num_classes=7)
+        timm.models.save_for_hf(model, start, safe_serialization=True)
+    return {role: str(start) for role, start in found.items()}
+
+
+@pytest.fixture(scope="session")
+def start_options(starts: dict[str, str]) -> list[str]:
+    """`starts` on the command line, with a size of images."""
+    return [
+        *("--model_a.pretrained", starts["a"], "--model_b.pretrained", starts["b"]),
+        *("--data.image_size", "32", "--device", "cpu"),
+    ]
 
 
 @pytest.fixture(scope="session")

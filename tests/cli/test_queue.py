@@ -4,27 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import timm
 from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.keys import seeded
 from cotrain_dist.method.queries import STRATEGIES
-
-
-@pytest.fixture(scope="module")
-def starts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Options that name two small backbones in timm's format."""
-    folder = tmp_path_factory.mktemp("queue_starts")
-    for name in ("test_resnet", "test_efficientnet"):
-        with seeded("start", name):
-            model = timm.create_model(name, num_classes=7)
-        timm.models.save_for_hf(model, folder / name, safe_serialization=True)
-    return [
-        *("--model_a.pretrained", str(folder / "test_resnet")),
-        *("--model_b.pretrained", str(folder / "test_efficientnet")),
-        *("--data.image_size", "32", "--device", "cpu"),
-    ]
 
 
 def run_queue(arguments: list[str]) -> int:
@@ -42,7 +25,7 @@ def listed(file: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["herding", "density", "random"])
 def test_a_folder_gives_the_same_list_in_every_world(
-    strategy: str, digits_folder: Path, starts: list[str], tmp_path: Path
+    strategy: str, digits_folder: Path, start_options: list[str], tmp_path: Path
 ) -> None:
     lists = []
     for num_ranks in (1, 2, 3, 4):
@@ -53,7 +36,7 @@ def test_a_folder_gives_the_same_list_in_every_world(
             tmp_path,
             [
                 *("--data.root", str(digits_folder), "--size", "30", "--output", str(file)),
-                *("--strategy", strategy, *starts),
+                *("--strategy", strategy, *start_options),
                 *("--data.feature_cache", str(tmp_path / f"cache{num_ranks}")),
             ],
         )
@@ -64,14 +47,20 @@ def test_a_folder_gives_the_same_list_in_every_world(
 
 
 def test_equal_and_near_images_are_listed_once(
-    digits_folder: Path, starts: list[str], tmp_path: Path
+    digits_folder: Path, start_options: list[str], tmp_path: Path
 ) -> None:
     root = tmp_path / "images"
     for index, file in enumerate(sorted((digits_folder / "digit_3").iterdir())[:6]):
         (root / "deep").mkdir(parents=True, exist_ok=True)
         shutil.copy(file, root / f"{index}.png")
         shutil.copy(file, root / "deep" / f"{index}.png")
-    options = ["--data.root", str(root), *starts, "--data.feature_cache", str(tmp_path / "cache")]
+    options = [
+        "--data.root",
+        str(root),
+        *start_options,
+        "--data.feature_cache",
+        str(tmp_path / "cache"),
+    ]
     for near, number in (("0", 6), ("2", 1)):
         file = tmp_path / f"near{near}.csv"
         assert run_queue([*options, "--size", "6", "--near", near, "--output", str(file)]) == 0
@@ -81,10 +70,10 @@ def test_equal_and_near_images_are_listed_once(
 
 
 def test_a_table_gives_its_unlabeled_images(
-    digits_table: Path, starts: list[str], tmp_path: Path
+    digits_table: Path, start_options: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "list.csv"
-    options = ["--data.table", str(digits_table), *starts]
+    options = ["--data.table", str(digits_table), *start_options]
     options += ["--data.feature_cache", str(tmp_path / "cache")]
     assert run_queue([*options, "--size", "9", "--output", str(file)]) == 0
     table = dict(line.split(",") for line in digits_table.read_text().splitlines()[1:])
@@ -93,7 +82,7 @@ def test_a_table_gives_its_unlabeled_images(
 
 @pytest.fixture(scope="module")
 def heads_run(
-    digits_folder: Path, starts: list[str], tmp_path_factory: pytest.TempPathFactory
+    digits_folder: Path, starts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A finished run of two heads."""
     folder = tmp_path_factory.mktemp("heads_run")
@@ -101,8 +90,8 @@ def heads_run(
         digits_folder,
         folder / "run",
         data={"feature_cache": str(folder / "cache"), "labeled_per_class": 3},
-        model_a={"name": None, "pretrained": starts[1], "train": "head"},
-        model_b={"name": None, "pretrained": starts[3], "train": "head"},
+        model_a={"name": None, "pretrained": starts["a"], "train": "head"},
+        model_b={"name": None, "pretrained": starts["b"], "train": "head"},
         cotrain={"num_epochs": 1},
     )
     run_ranks(train_run, 1, folder, config)
@@ -160,7 +149,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     options: list[str],
     message: str,
     digits_folder: Path,
-    starts: list[str],
+    start_options: list[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -171,7 +160,7 @@ def test_mistakes_are_told_and_nothing_is_written(
     arguments |= dict(zip(given[::2], given[1::2], strict=True))
     cache = ["--data.feature_cache", str(tmp_path / "cache")]
     words = [word for pair in arguments.items() for word in pair]
-    assert run_queue([*words, *starts, *cache]) == 2
+    assert run_queue([*words, *start_options, *cache]) == 2
     assert message.replace("OUT", str(tmp_path)) in capsys.readouterr().err
     assert (tmp_path / "there.csv").read_text() == "mine"
     assert not (tmp_path / "list.csv").exists()

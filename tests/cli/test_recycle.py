@@ -15,18 +15,19 @@ from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.data.splits import load_split_table
-from cotrain_dist.keys import seeded
 from cotrain_dist.method.splits import Split
 
 
 @pytest.fixture(scope="module")
-def run(digits_folder: Path, digits_table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(
+    digits_folder: Path,
+    digits_table: Path,
+    starts: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A finished run of heads on a table with T."""
     folder = tmp_path_factory.mktemp("recycle")
-    with seeded("start"):
-        model = timm.create_model("test_resnet", num_classes=7)
-    timm.models.save_for_hf(model, folder / "start", safe_serialization=True)
-    start = {"name": None, "pretrained": str(folder / "start"), "train": "head"}
+    start = {"name": None, "pretrained": starts["a"], "train": "head"}
     config = tiny_config(
         digits_folder,
         folder / "run",

@@ -8,9 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import timm
-
-from cotrain_dist.keys import seeded
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -24,19 +21,10 @@ def commands_of_the_tutorial(starts: list[str]) -> list[list[str]]:
     return [[part for w in own for part in (starts if w == "$STARTS" else [w])] for own in words]
 
 
-def save_starts(folder: Path) -> list[str]:
-    """Two tiny backbones in timm's format, as options."""
-    options = []
-    for role, name in (("a", "test_resnet"), ("b", "test_efficientnet")):
-        with seeded("start", name):
-            model = timm.create_model(name, num_classes=7)
-        timm.models.save_for_hf(model, folder / role, safe_serialization=True)
-        options += [f"--model_{role}.pretrained", str(folder / role)]
-    return [*options, "--data.image_size", "32", "--device", "cpu"]
-
-
 @pytest.mark.slow
-def test_every_command_of_the_tutorial(tmp_path: Path, digits_folder: Path) -> None:
+def test_every_command_of_the_tutorial(
+    tmp_path: Path, digits_folder: Path, start_options: list[str]
+) -> None:
     for name in ("docs", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     programs = {
@@ -46,7 +34,7 @@ def test_every_command_of_the_tutorial(tmp_path: Path, digits_folder: Path) -> N
     }
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environ["XDG_CACHE_HOME"] = str(tmp_path / "cache")  # no user's own features
-    commands = commands_of_the_tutorial(save_starts(tmp_path / "starts"))
+    commands = commands_of_the_tutorial(start_options)
     assert len(commands) == 10
     printed = []
     for program, *arguments in commands:

@@ -5,32 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 import torch
 from ranks import run_ranks, tiny_config
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config.text import config_to_yaml
-from cotrain_dist.keys import seeded
 from cotrain_dist.method.statistics import gap_closed
 from cotrain_dist.study.labels import balanced_order
 
 
 @pytest.fixture(scope="module")
-def options(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def options(
+    digits_folder: Path, starts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
     """Arguments of a study of seconds: heads on two small backbones."""
     folder = tmp_path_factory.mktemp("labels_by")
-    for name in ("test_resnet", "test_efficientnet"):
-        with seeded("start", name):
-            model = timm.create_model(name, num_classes=7)
-        timm.models.save_for_hf(model, folder / name, safe_serialization=True)
     heads = {"name": None, "train": "head"}
     config = tiny_config(
         digits_folder,
         folder / "unused",
         data={"feature_cache": str(folder / "cache"), "test_fraction": 0.4},
-        model_a=heads | {"pretrained": str(folder / "test_resnet")},
-        model_b=heads | {"pretrained": str(folder / "test_efficientnet")},
+        model_a=heads | {"pretrained": starts["a"]},
+        model_b=heads | {"pretrained": starts["b"]},
         cotrain={"num_epochs": 1},
     )
     (folder / "settings.yaml").write_text(config_to_yaml(config))

@@ -5,14 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import timm
 import torch
 from ranks import tiny_config
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.splits import load_split_table
-from cotrain_dist.keys import seeded
 from cotrain_dist.method.splits import Split
 from cotrain_dist.study.labels import pool_of
 from cotrain_dist.study.labels_by import with_labels
@@ -28,16 +26,15 @@ OUT = {copy for _, copy in COPIES} | {*CONTRADICTING}
 
 
 @pytest.fixture(scope="module")
-def settings(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def settings(
+    digits_folder: Path, starts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The settings of a run of heads on digits, some of which are there twice."""
     folder = tmp_path_factory.mktemp("run_with_copies")
     shutil.copytree(digits_folder, folder / "images")
     for first, second in (*COPIES, CONTRADICTING):
         shutil.copy(folder / "images" / first, folder / "images" / second)
-    with seeded("start"):
-        model = timm.create_model("test_resnet", num_classes=7)
-    timm.models.save_for_hf(model, folder / "start", safe_serialization=True)
-    start = {"name": None, "pretrained": str(folder / "start"), "train": "head"}
+    start = {"name": None, "pretrained": starts["a"], "train": "head"}
     config = tiny_config(
         folder / "images",
         folder / "run",
@@ -97,7 +94,10 @@ def assert_only_what_is_learned_counts(run: Path) -> None:
 
 
 def test_a_folder_s_queue_has_no_copies(
-    settings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    settings: Path,
+    starts: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of a table: images with two labels are no labeled ones, and nobody is asked for a third."""
     images = settings.parent / "images"
@@ -105,9 +105,9 @@ def test_a_folder_s_queue_has_no_copies(
     rows = ["path,label", f"{CONTRADICTING[0]},7", f"{CONTRADICTING[1]},9", "digit_1/z.png,"]
     rows += ["digit_3/04.png,3", "digit_3/z.png,", "digit_2/00.png,", "digit_2/01.png,"]
     (images / "table.csv").write_text("\n".join(rows))
-    start = str(settings.parent / "start")
     options = ["--data.table", str(images / "table.csv"), "--near", "0", "--data.image_size", "32"]
-    options += ["--model_a.pretrained", start, "--model_b.pretrained", start, "--device", "cpu"]
+    options += ["--model_a.pretrained", starts["a"], "--model_b.pretrained", starts["a"]]
+    options += ["--device", "cpu"]
     options += ["--data.feature_cache", str(tmp_path / "cache")]
     assert cli.main(["queue", *options, "--size", "2", "--output", str(tmp_path / "2.csv")]) == 0
     assert "2 of 2 images to label" in capsys.readouterr().out

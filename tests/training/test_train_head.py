@@ -15,24 +15,12 @@ from ranks import complaint, history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config, ModelConfig, resolve_role
-from cotrain_dist.keys import seeded
 from cotrain_dist.models import build_model, preprocessing_of, save_model
 from cotrain_dist.store import features
 from cotrain_dist.types import Role
 
 NUM_BLOCKS = 4
 """Of the 200 images of `digits_folder`."""
-
-
-@pytest.fixture(scope="module")
-def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Two small backbones in timm's format; their weights are random, which is good enough."""
-    folder = tmp_path_factory.mktemp("starts")
-    for name in ("test_resnet", "test_efficientnet"):
-        with seeded("start", name):
-            model = timm.create_model(name, num_classes=7)
-        timm.models.save_for_hf(model, folder / name, safe_serialization=True)
-    return {"a": str(folder / "test_resnet"), "b": str(folder / "test_efficientnet")}
 
 
 def heads_config(root: Path, starts: dict[str, str], tmp_path: Path, **changes: Any) -> Config:

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import timm
 from ranks import complaint, history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
-from cotrain_dist.keys import seeded
 from cotrain_dist.reporting.overview import summaries_below
 
 
@@ -24,17 +22,6 @@ def table(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
             lines.append(f"digit_{digit}/{index:02d}.png,{digit if index < 8 else ''}")
     file.write_text("\n".join(lines) + "\n")
     return file
-
-
-@pytest.fixture(scope="module")
-def starts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Two small backbones in timm's format."""
-    folder = tmp_path_factory.mktemp("starts")
-    for name in ("test_resnet", "test_efficientnet"):
-        with seeded("start", name):
-            model = timm.create_model(name, num_classes=7)
-        timm.models.save_for_hf(model, folder / name, safe_serialization=True)
-    return {"a": str(folder / "test_resnet"), "b": str(folder / "test_efficientnet")}
 
 
 def config_of(table: Path, root: Path, tmp_path: Path, name: str, **changes: Any) -> Config:
