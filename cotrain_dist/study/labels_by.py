@@ -181,3 +181,16 @@ def check_label_study(study: Mapping[str, Any], names: Sequence[str]) -> None:
             )
     if min(study["num_labels"]) < 1:
         raise UserError("--num_labels", min(study["num_labels"]), "must be at least 1", "try 50")
+
+
+def check_starts(base: Config) -> None:
+    """Raise UserError where a model starts from random weights, on which heads learn nothing."""
+    for name in ROLE_NAMES:
+        model = resolve_role(base, name).model
+        if not model.pretrained and not model.init_from:
+            raise UserError(
+                f"model_{name}.pretrained",
+                "false",
+                "--labels_by fits last layers on a model's features, and random weights have none",
+                f"give --model_{name}.pretrained true or FOLDER, or model_{name}.init_from",
+            )

@@ -138,3 +138,22 @@ def test_mistakes(
         given, words = options, []
     assert run_study([*given, *words, "--output_dir", str(tmp_path / "study")]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("role", "other"), [("a", "b"), ("b", "a")])
+def test_models_without_weights_are_refused(
+    role: str,
+    other: str,
+    digits_folder: Path,
+    starts: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["--data.root", str(digits_folder), f"--model_{role}.name", "test_resnet"]
+    words += [f"--model_{other}.pretrained", starts[other], "--labels_by", "random"]
+    words += ["--num_labels", "10", "--device", "cpu", "--output_dir", str(tmp_path / "study")]
+    assert run_study(words) == 2
+    told = capsys.readouterr().err
+    assert f"model_{role}.pretrained: false: --labels_by fits last layers" in told
+    assert f"give --model_{role}.pretrained true or FOLDER" in told
+    assert not (tmp_path / "study").exists()

@@ -15,17 +15,7 @@ PROG = "cotrain-dist reproduce"
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
-    parser = Arguments(
-        PROG,
-        "Run all conditions from the same splits and models; what has finished is kept. "
-        "Takes train's keys too.",
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")
-    parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
-    parser.add_argument("--labels_by", nargs="+", help="ways to choose labels (docs/studies.md)")
-    parser.add_argument("--num_labels", type=int, nargs="+", help="how many, for --labels_by")
-    parser.add_argument("--report_only", action="store_true", help="write the report, run nothing")
-    own, settings = parser.parse_with_settings(arguments)
+    own, settings = _parser().parse_with_settings(arguments)
     config = parse_config(settings, PROG)
     seeds = own.seeds or [config.seed]
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
@@ -39,7 +29,12 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.runtime.stop import end_on_signal
     from cotrain_dist.study.arms import ALIASES, BY_NAME
     from cotrain_dist.study.labels import NAMES
-    from cotrain_dist.study.labels_by import LabelStudy, check_label_study, study_labels
+    from cotrain_dist.study.labels_by import (
+        LabelStudy,
+        check_label_study,
+        check_starts,
+        study_labels,
+    )
     from cotrain_dist.study.parts import SETTINGS_FILE, check_settings
     from cotrain_dist.study.reproduce import report_on, reproduce
     from cotrain_dist.training.setup import start_world
@@ -57,6 +52,8 @@ def run(arguments: Sequence[str]) -> int:
             config = replace(begun, output_dir=config.output_dir)
         report_on(config)
         return 0
+    if own.labels_by:
+        check_starts(config)
     check_settings(config)
     end_on_signal()
     with start_world(config) as rt:
@@ -68,3 +65,17 @@ def run(arguments: Sequence[str]) -> int:
             arms = [ALIASES.get(name, name) for name in own.arms or BY_NAME]
             reproduce(config, seeds, arms, rt)
     return 0
+
+
+def _parser() -> Arguments:
+    parser = Arguments(
+        PROG,
+        "Run all conditions from the same splits and models; what has finished is kept. "
+        "Takes train's keys too.",
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")
+    parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
+    parser.add_argument("--labels_by", nargs="+", help="ways to choose labels (docs/studies.md)")
+    parser.add_argument("--num_labels", type=int, nargs="+", help="how many, for --labels_by")
+    parser.add_argument("--report_only", action="store_true", help="write the report, run nothing")
+    return parser
