@@ -53,9 +53,9 @@ def targets(checkout: Path = ROOT) -> list[Target]:
         def start() -> None:
             settings = ["--config", str(checkout / "configs/digits.yaml")]
             settings += ["--output_dir", f"{folder}/{next(numbers)}"]
-            run(["-c", FIRST_STEP, "train", *settings], environ, expected=AT_FIRST_STEP)
+            run(["-c", FIRST_STEP, "train", *settings], checkout, environ, AT_FIRST_STEP)
 
-        actions = {"start": start, "imports": partial(run, ["-c", IMPORTS], environ)}
+        actions = {"start": start, "imports": partial(run, ["-c", IMPORTS], checkout, environ)}
         for action in actions.values():  # files come into the memory of the system
             action()
         alone = seconds_in_turns(actions)
@@ -78,10 +78,11 @@ def target(name: str, seconds: dict[str, list[float]], bound: float) -> Target:
     )
 
 
-def run(arguments: list[str], environ: dict[str, str], expected: int = 0) -> None:
-    """A Python in a process of its own."""
+def run(arguments: list[str], folder: Path, environ: dict[str, str], expected: int = 0) -> None:
+    """A Python in a process of its own. It imports the package in `folder` before any other."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(
-        [sys.executable, *arguments], env=environ, capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == expected, done.stderr
 
@@ -99,7 +100,7 @@ def busy_programs() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    found = targets(*map(Path, sys.argv[1:]))
+    found = targets(*(Path(word).absolute() for word in sys.argv[1:]))
     for one in found:
         for what, values in one.measured.items():
             print(f"  {what}: {', '.join(f'{value:.2f}' for value in values)}")

@@ -1,7 +1,8 @@
 """OpenMP threads of this process: how many, and how they wait. Settled before torch is imported.
 
 A thread that waits at a barrier spins by default. Beside another busy process the thread that it
-waits for does not run, and a step takes 10 to 100 times as long (docs/performance.md).
+waits for does not run, and a step takes 4 to 30 times as long as with threads that sleep
+(docs/performance.md).
 """
 
 import os
