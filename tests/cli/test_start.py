@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 NOT_NEEDED = {
-    *("sklearn", "scipy", "matplotlib", "tensorboard"),
+    *("datasets", "pandas", "sklearn", "scipy", "matplotlib", "tensorboard"),
     *("cotrain_dist.study", "cotrain_dist.inference", "cotrain_dist.planning"),
 }
 """0.3 to 1 second each, or parts of other commands."""
