@@ -46,7 +46,6 @@ def run_world(launch: list[str], words: list[Any], folder: Path) -> dict[str, An
         "feature files": digests(cache, "*"),
         "splits": digests(run, "splits.parquet"),
         "models a, b and best": digests(run, "models/*/*.safetensors"),
-        "heads of all epochs": digests(run, "checkpoints/*/*/*.safetensors"),
         "history without clocks": history,
         # In the history as well; so that nobody compares empty selections.
         "images in R, by epoch": [

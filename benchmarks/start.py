@@ -59,7 +59,7 @@ def targets(checkout: Path = ROOT) -> list[Target]:
         for action in actions.values():  # files come into the memory of the system
             action()
         alone = seconds_in_turns(actions)
-        with busy_programs():
+        with busy_programs(NUM_BUSY):
             beside = seconds_in_turns(actions)
     return [
         target("start, to the first step on digits, of the imports' time", alone, 1.2),
@@ -88,9 +88,9 @@ def run(arguments: list[str], folder: Path, environ: dict[str, str], expected: i
 
 
 @contextmanager
-def busy_programs() -> Iterator[None]:
+def busy_programs(number: int) -> Iterator[None]:
     """Loops that never end, beside the block."""
-    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(NUM_BUSY)]
+    loops = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(number)]
     try:
         yield
     finally:
