@@ -22,14 +22,14 @@ from cotrain_dist.method.scores import decode_confidence
 from cotrain_dist.training import cotrain as loop
 from cotrain_dist.training import train
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.pool import exchange_selected
-from cotrain_dist.types import Exchange, PseudoLabeled, Votes
+from cotrain_dist.training.pool import PoolVotes, exchange_selected, hand_over, select_here
+from cotrain_dist.types import Exchange, PseudoLabeled
 
-Change = Callable[[SplitTable, Votes, Tensor, RunContext], Exchange]
+Change = Callable[[SplitTable, PoolVotes, Tensor, RunContext], Exchange]
 
 
 def with_true_labels(
-    table: SplitTable, votes: Votes, pool_ids: Tensor, ctx: RunContext
+    table: SplitTable, votes: PoolVotes, pool_ids: Tensor, ctx: RunContext
 ) -> Exchange:
     """Collective over all ranks: R_A and R_B, labeled right."""
     exchanged = exchange_selected(votes, pool_ids, ctx)
@@ -41,15 +41,17 @@ def with_true_labels(
     )
 
 
-def with_agreed(table: SplitTable, votes: Votes, pool_ids: Tensor, ctx: RunContext) -> Exchange:
+def with_agreed(table: SplitTable, votes: PoolVotes, pool_ids: Tensor, ctx: RunContext) -> Exchange:
     """Collective over all ranks: R_A and R_B, each with all that both call the same and surely."""
-    exchanged = exchange_selected(votes, pool_ids, ctx)
-    labels = votes.labels.to(torch.int64)
-    confidence = decode_confidence(votes.uncertainty)
-    is_sure = (confidence > ctx.config.selection.threshold).all(dim=0)
-    agreed = is_sure & (labels[0] == labels[1])
-    more = PseudoLabeled(pool_ids[agreed], labels[0, agreed])
-    return Exchange(_joined(exchanged.a, more), _joined(exchanged.b, more))
+    own = select_here(votes, pool_ids, ctx.config.selection)
+    for where, block in votes.blocks():
+        labels = block.labels.to(torch.int64)
+        confidence = decode_confidence(block.uncertainty)
+        is_sure = (confidence > ctx.config.selection.threshold).all(dim=0)
+        agreed = is_sure & (labels[0] == labels[1])
+        more = PseudoLabeled(pool_ids[where][agreed], labels[0, agreed])
+        own = Exchange(_joined(own.a, more), _joined(own.b, more))
+    return hand_over(own, ctx.runtime.control)
 
 
 def _joined(first: PseudoLabeled, second: PseudoLabeled) -> PseudoLabeled:

@@ -1,7 +1,10 @@
-"""Whose R each role learns from in an epoch (paper, section 3 step 2 and section 4.2)."""
+"""Where votes meet; whose R each role learns (paper, section 3 step 2 and section 4.2)."""
+
+from dataclasses import dataclass
 
 import torch
 
+from cotrain_dist.method.placement import Placement, chunks_of_rank
 from cotrain_dist.types import Exchange, PseudoLabeled, Role, TrainingSet
 
 
@@ -50,3 +53,59 @@ def training_set(labeled: TrainingSet, taught: PseudoLabeled) -> TrainingSet:
         targets=torch.cat([labeled.targets, taught.labels]),
         is_pseudo=torch.cat([labeled.is_pseudo, is_pseudo]),
     )
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Images [start, stop) of U on which one rank brings both models' votes together."""
+
+    start: int
+    stop: int
+    sender: int
+    """Global rank whose votes travel; the receiver itself where it holds both models."""
+    receiver: int
+    """Global rank that selects among these images, and counts them."""
+    role: Role
+    """The role of the receiver; the votes of its peer travel."""
+
+
+def meetings(num_items: int, batch_size: int, placement: Placement) -> list[Meeting]:
+    """Every image of U in one meeting, ascending: the same list on every rank.
+
+    A's and B's ranks cut U in different places where their numbers differ. Of each range that one
+    rank of A and one of B hold, A's rank takes the first half and B's the second: each vote travels
+    once at most, and all ranks share the work.
+    """
+    found: list[Meeting] = []
+    ranges_b = _ranges_of(Role.B, num_items, batch_size, placement)
+    for rank_a, start_a, stop_a in _ranges_of(Role.A, num_items, batch_size, placement):
+        for rank_b, start_b, stop_b in ranges_b:
+            start, stop = max(start_a, start_b), min(stop_a, stop_b)
+            if start >= stop:
+                continue
+            if rank_a == rank_b:
+                found.append(Meeting(start, stop, rank_a, rank_a, Role.A))
+                continue
+            middle = (start + stop + 1) // 2
+            found.append(Meeting(start, middle, rank_b, rank_a, Role.A))
+            if middle < stop:
+                found.append(Meeting(middle, stop, rank_a, rank_b, Role.B))
+    return found
+
+
+def range_of(role: Role, rank: int, num_items: int, batch_size: int, placement: Placement) -> range:
+    """The images of U that a rank of a role passes over, by their place in U."""
+    ranks = placement.ranks_of(role)
+    chunks = chunks_of_rank(num_items, batch_size, ranks.index(rank), len(ranks))
+    return range(chunks[0][0], chunks[-1][1]) if chunks else range(0)
+
+
+def _ranges_of(
+    role: Role, num_items: int, batch_size: int, placement: Placement
+) -> list[tuple[int, int, int]]:
+    """(rank, start, stop) of each rank of a role."""
+    ranges = {
+        rank: range_of(role, rank, num_items, batch_size, placement)
+        for rank in placement.ranks_of(role)
+    }
+    return [(rank, own.start, own.stop) for rank, own in ranges.items()]

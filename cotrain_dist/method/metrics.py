@@ -1,12 +1,16 @@
 """Accuracy and its relatives: what is measured on T, V and R."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from cotrain_dist.method.scores import LARGEST_UNCERTAINTY, decode_confidence
-from cotrain_dist.types import PseudoLabeled, Votes
+from cotrain_dist.method.scores import LARGEST_UNCERTAINTY, decode_confidence, threshold_code
+from cotrain_dist.types import Votes
 
 NUM_CALIBRATION_BINS = 15
 NUM_CONFIDENCE_BINS = 10
@@ -82,52 +86,110 @@ def _calibration_error(confidence: Tensor, right: Tensor) -> float:
     return (gap.abs().sum() / len(confidence)).item()
 
 
-def agreement_rate(votes: Votes) -> float:
-    """Share of U on which A and B name the same class; images not scored count as differing."""
-    valid = (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
-    # Label 0 stands in for an image that was not scored: two of them would look like agreement.
-    return ((votes.labels[0] == votes.labels[1]) & valid).double().mean().item()
+def pseudo_label_accuracy(labels: Tensor, truth: Tensor) -> float | None:
+    """Fraction of an R that is labeled right; None where it is empty or true labels are unknown.
 
-
-def pseudo_label_accuracy(selected: PseudoLabeled, true_labels: Tensor) -> float | None:
-    """Share of an R that is labeled right; None where R is empty or true labels are unknown.
-
-    true_labels: [number of images] int64, by sample_id; -1 where unknown.
+    labels: [K] int64; truth: [K] int64, -1 where unknown.
     """
-    truth = true_labels[selected.sample_ids]
-    known = truth >= 0
-    if not known.any():
-        return None
-    return (selected.labels[known] == truth[known]).double().mean().item()
+    num_known = int((truth >= 0).sum())
+    # A label is never -1, so an unknown class is not right.
+    return int((labels == truth).sum()) / num_known if num_known else None
 
 
-def describe_pool(
-    votes: Votes, true_labels: Tensor, num_classes: int
-) -> dict[str, dict[str, list[int]]] | None:
-    """What both models call U, against its true labels; None where those are unknown.
+@dataclass(frozen=True)
+class PoolCounts:
+    """What both models call a part of U, in numbers of images: those of parts add up.
 
-    true_labels: [N] int64, -1 where unknown (such images are left out). For `agree` (one class from
-    both) and `differ`, and for each role: numbers of images and of right ones, [10] by confidence
-    in tenths from 0 to 1, and [num_classes] by the class that the role's model names.
+    values: [3 + 8 * (10 + C)] int64: images; those on which both name one class; those where a
+    model's code equals the threshold's; then images whose true class is known, by `agree` (one
+    class from both) and `differ`, role, wrong and right, and confidence in tenths from 0 to 1;
+    then the same by the class that the role's model names.
     """
-    known = (true_labels >= 0) & (votes.uncertainty <= LARGEST_UNCERTAINTY).all(dim=0)
-    if not known.any():
-        return None
-    # torch neither counts nor indexes with uint16.
-    labels, truth = votes.labels.to(torch.int64)[:, known], true_labels[known]
-    tenth = _tenth_of_confidence(votes.uncertainty[:, known])
-    agree = labels[0] == labels[1]
-    described = {}
-    for name, mask in (("agree", agree), ("differ", ~agree)):
-        for role, (called, bins) in zip("ab", zip(labels, tenth, strict=True), strict=True):
-            right = mask & (called == truth)
-            described[f"{name}_{role}"] = {
-                "num_images": histogram(bins[mask], NUM_CONFIDENCE_BINS),
-                "num_right": histogram(bins[right], NUM_CONFIDENCE_BINS),
-                "num_images_by_class": histogram(called[mask], num_classes),
-                "num_right_by_class": histogram(called[right], num_classes),
+
+    values: Tensor
+
+    def __add__(self, other: "PoolCounts") -> "PoolCounts":
+        return PoolCounts(self.values + other.values)
+
+    @property
+    def agreement_rate(self) -> float:
+        """Fraction on which A and B name the same class; images not scored count as differing."""
+        num_images, num_agreeing = self.values[:2].tolist()
+        return num_agreeing / num_images if num_images else math.nan
+
+    @property
+    def num_equal_codes(self) -> int:
+        """Images where a model's code equals the threshold's, so that it is neither."""
+        return int(self.values[2])
+
+    def describe(self) -> dict[str, dict[str, list[int]]] | None:
+        """What both call U, against its true labels; None where those are unknown.
+
+        For `agree` and `differ`, and for each role: numbers of images and of right ones, by
+        confidence in tenths and by the class that the role's model names.
+        """
+        by_tenth, by_class = (
+            part.reshape(2, 2, 2, -1)
+            for part in self.values[3:].split([8 * NUM_CONFIDENCE_BINS, self._num_by_class])
+        )
+        if not by_tenth.any():
+            return None
+        return {
+            f"{name}_{role}": {
+                "num_images": by_tenth[i, j].sum(dim=0).tolist(),
+                "num_right": by_tenth[i, j, 1].tolist(),
+                "num_images_by_class": by_class[i, j].sum(dim=0).tolist(),
+                "num_right_by_class": by_class[i, j, 1].tolist(),
             }
-    return described
+            for i, name in enumerate(("agree", "differ"))
+            for j, role in enumerate("ab")
+        }
+
+    @property
+    def _num_by_class(self) -> int:
+        return len(self.values) - 3 - 8 * NUM_CONFIDENCE_BINS
+
+
+def no_counts(num_classes: int) -> PoolCounts:
+    """Those of no images."""
+    return PoolCounts(torch.zeros(3 + 8 * (NUM_CONFIDENCE_BINS + num_classes), dtype=torch.int64))
+
+
+def count_pool(
+    votes: Votes, true_labels: Tensor, num_classes: int, *, threshold: float
+) -> PoolCounts:
+    """The counts of a part of U. true_labels: [N] int64, -1 where unknown."""
+    # numpy counts and compares 16-bit integers; torch would make 64-bit ones of them before.
+    labels, codes = votes.labels.numpy(), votes.uncertainty.numpy()
+    is_valid = (codes <= LARGEST_UNCERTAINTY).all(axis=0)
+    # Label 0 stands in for an image that was not scored: two of them would look like agreement.
+    agree = labels[0] == labels[1]
+    has_equal_code = (codes == threshold_code(threshold)).any(axis=0)
+    totals = [len(agree), np.count_nonzero(agree & is_valid), np.count_nonzero(has_equal_code)]
+    truth = true_labels.numpy()
+    # An unknown class becomes 65,535 here, the one id that no class has.
+    right = labels == truth.astype(np.uint16)
+    # Bits: differs, role, right. Images without a true class or a score are group 8.
+    groups = right.view(np.uint8) + np.array([[0], [2]], dtype=np.uint8)
+    groups += (~agree).view(np.uint8) << np.uint8(2)
+    groups[:, ~(is_valid & (truth >= 0))] = 8
+    tenths = _TENTHS.take(codes, mode="clip")
+    return PoolCounts(
+        torch.cat(
+            [
+                torch.tensor(totals),
+                _count_in_groups(groups, tenths, NUM_CONFIDENCE_BINS),
+                _count_in_groups(groups, labels, num_classes),
+            ]
+        )
+    )
+
+
+def _count_in_groups(groups: NDArray[Any], values: NDArray[Any], num_values: int) -> Tensor:
+    """How often each value occurs in each of groups 0 to 7, [8 * num_values] int64."""
+    places = np.multiply(groups, num_values, dtype=np.int64)
+    places += values
+    return torch.from_numpy(np.bincount(places.ravel(), minlength=9 * num_values)[: 8 * num_values])
 
 
 def _tenth_of_confidence(uncertainty: Tensor) -> Tensor:
@@ -136,6 +198,14 @@ def _tenth_of_confidence(uncertainty: Tensor) -> Tensor:
         .long()
         .clamp(0, NUM_CONFIDENCE_BINS - 1)  # a confidence of 1 is in the last tenth
     )
+
+
+# By code: looked up, since the arithmetic takes longer than all of the counting.
+_TENTHS = (
+    _tenth_of_confidence(torch.arange(LARGEST_UNCERTAINTY + 1, dtype=torch.int16))
+    .to(torch.uint8)
+    .numpy()
+)
 
 
 def histogram(values: Tensor, num_bins: int) -> list[int]:

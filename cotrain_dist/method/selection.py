@@ -47,11 +47,6 @@ def select_disagreement(votes: Votes, *, threshold: float) -> Selection:
     return Selection(a=differ & sure[A] & unsure[B], b=differ & sure[B] & unsure[A])
 
 
-def num_equal_codes(votes: Votes, *, threshold: float) -> int:
-    """Images of U where a model's code equals the threshold's, so that it is neither."""
-    return int((votes.uncertainty == threshold_code(threshold)).any(dim=0).sum())
-
-
 def label_selected(selection: Selection, votes: Votes, pool_ids: Tensor) -> Exchange:
     """R_A labeled by A's votes and R_B labeled by B's. pool_ids: [N] int64, ascending."""
     selected = []

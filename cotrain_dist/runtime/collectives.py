@@ -6,7 +6,7 @@ What travels is bytes, never objects: nothing per rank receives is unpickled.
 import hashlib
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -82,6 +82,38 @@ def all_gather_rows(rows: Tensor, group: RankGroup) -> list[Tensor]:
 def all_gather_json(value: Any, group: RankGroup) -> list[Any]:
     """Collective over `group`: each rank's value, as JSON."""
     return [json.loads(part) for part in all_gather_bytes(json.dumps(value).encode(), group)]
+
+
+def exchange_rows(
+    outgoing: Sequence[Tensor], num_incoming: Sequence[int], group: RankGroup
+) -> list[Tensor]:
+    """Collective over `group` (a CPU group): what each of its ranks has for this one.
+
+    outgoing: one tensor [n] for each rank, in the order of the ranks, all of one dtype;
+    num_incoming: how many values each rank will send. Both sides know these numbers, so that
+    nothing travels but the values. What a rank has for itself stays where it is.
+    """
+    own = outgoing[group.index]
+    if group.handle is None:
+        return [own]
+    sent = [rows for rank, rows in enumerate(outgoing) if rank != group.index and len(rows)]
+    # A view where one rank alone receives: with two ranks nothing is copied here.
+    packed = sent[0].contiguous() if len(sent) == 1 else torch.cat([own[:0], *sent])
+    sizes_out = [0 if rank == group.index else len(rows) for rank, rows in enumerate(outgoing)]
+    sizes_in = [0 if rank == group.index else num for rank, num in enumerate(num_incoming)]
+    width = own.element_size()
+    received = own.new_empty(sum(sizes_in))
+    # As bytes, since gloo knows no 16-bit integers.
+    dist.all_to_all_single(
+        received.view(torch.uint8),
+        packed.view(torch.uint8),
+        [size * width for size in sizes_in],
+        [size * width for size in sizes_out],
+        group=group.handle,
+    )
+    parts = list(received.split(sizes_in))
+    parts[group.index] = own
+    return parts
 
 
 def broadcast_bytes(payload: bytes | None, group: RankGroup) -> bytes:

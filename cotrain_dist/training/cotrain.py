@@ -27,8 +27,8 @@ def cotrain(students: list[Student], state: CotrainState, images: Images, ctx: R
         # Without exchange nobody needs the pass over U, 13 of the 45 s of an epoch of
         # EfficientNet-B0 on Caltech-101 at 64 pixels (docs/performance.md).
         if config.exchange != "none":
-            votes = vote_on_pool(students, images, ctx)  # each rank its part of U; all-gathered
-            exchanged = exchange_selected(votes, pool_ids, ctx)  # R_A and R_B, broadcast
+            votes = vote_on_pool(students, images, ctx)  # both models', each rank its part of U
+            exchanged = exchange_selected(votes, pool_ids, ctx)  # R_A and R_B, on every rank
 
         fits = {}
         for student in students:

@@ -15,32 +15,33 @@ from cotrain_dist.method.advice import advise
 from cotrain_dist.method.exchange import teacher_of
 from cotrain_dist.method.metrics import (
     Accuracy,
-    agreement_rate,
-    describe_pool,
+    PoolCounts,
+    count_pool,
     histogram,
+    no_counts,
     pseudo_label_accuracy,
 )
-from cotrain_dist.method.selection import num_equal_codes
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.clock import peak_memory_bytes
-from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json
+from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, broadcast_json, sum_over
 from cotrain_dist.store.records import CotrainRecord, Fit, RoleRecord
 from cotrain_dist.training.commits import CotrainState, commit_cotrain
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.exports import export_models, keep_best_on_validation
 from cotrain_dist.training.lines import cotrain_line
+from cotrain_dist.training.pool import PoolVotes
 from cotrain_dist.training.student import Student
-from cotrain_dist.types import ROLES, Exchange, Position, Role, Votes
+from cotrain_dist.types import ROLES, Exchange, Position, PseudoLabeled, Role
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOutcome:
-    """What an epoch of Step 2 came to, equal on every rank but for `seconds`."""
+    """What an epoch of Step 2 came to, equal on every rank but for `votes` and `seconds`."""
 
     epoch: int
-    votes: Votes | None
-    """On all of U; None where nobody voted."""
+    votes: PoolVotes | None
+    """On this rank's part of U; None where nobody voted."""
     exchanged: Exchange
     fits: Mapping[Role, Fit]
     """Of both roles; empty before the first epoch."""
@@ -66,13 +67,21 @@ def close_epoch(
         # Before the commit, which keeps `state.best`: the file must not be older than that.
         keep_best_on_validation(students, state, outcome.epoch, validation, class_names, ctx.store)
     pool_ids = images.table.sample_ids(Split.U)
-    for role in ROLES:
-        selected = outcome.exchanged.selected_by(role)
-        state.ever_selected |= torch.isin(pool_ids, selected.sample_ids)
-    record_epoch(state, outcome, images.table, ctx)
+    note_selected(state.ever_selected, outcome.exchanged, pool_ids)
+    record_epoch(state, outcome, images.table, pool_ids, ctx)
     state.next = Position(outcome.epoch + 1)
     export_models(students, outcome.epoch, class_names, ctx.store)
     commit_cotrain(students, state, images, ctx)
+
+
+def note_selected(ever_selected: Tensor, exchanged: Exchange, pool_ids: Tensor) -> None:
+    """Mark the images of both R. ever_selected: [N] bool, changed; pool_ids: [N] int64."""
+    if not len(pool_ids):
+        return
+    is_selected = torch.zeros(int(pool_ids[-1]) + 1, dtype=torch.bool)
+    for role in ROLES:
+        is_selected[exchanged.selected_by(role).sample_ids] = True
+    ever_selected |= values_at(is_selected, pool_ids)
 
 
 def require_finite(fits: Mapping[Role, Fit], epoch: int, rt: Runtime) -> dict[Role, Fit]:
@@ -92,7 +101,11 @@ def require_finite(fits: Mapping[Role, Fit], epoch: int, rt: Runtime) -> dict[Ro
 
 
 def record_epoch(
-    state: CotrainState, outcome: EpochOutcome, table: SplitTable, ctx: RunContext
+    state: CotrainState,
+    outcome: EpochOutcome,
+    table: SplitTable,
+    pool_ids: Tensor,
+    ctx: RunContext,
 ) -> None:
     """Collective over all ranks: the lead rank appends the epoch's record and tells of it.
 
@@ -101,9 +114,14 @@ def record_epoch(
     # Outside of the branch below: every rank has to call what gathers.
     clocks = all_gather_json(ctx.runtime.clock.take(), ctx.runtime.control)
     memory = all_gather_json(peak_memory_bytes(ctx.runtime.device), ctx.runtime.control)
+    counts = None
+    if outcome.votes is not None:
+        threshold = ctx.config.selection.threshold
+        counts = count_votes(outcome.votes, table, pool_ids, threshold, ctx.runtime.control)
     if ctx.runtime.is_lead:
         record = describe_epoch(
             outcome,
+            counts,
             state.ever_selected,
             table,
             ctx.config,
@@ -115,15 +133,35 @@ def record_epoch(
         line = cotrain_line(record, ctx.config.cotrain.num_epochs)
         ctx.reporter.say(line)
         ctx.reporter.remember(line)
-        if outcome.votes is not None:
-            for warning in advise(outcome.exchanged, outcome.votes, list(table.class_names)):
+        if counts is not None:
+            rate = counts.agreement_rate
+            for warning in advise(outcome.exchanged, rate, table.class_names):
                 ctx.reporter.warn(warning)
         state.num_history_lines = ctx.store.history.num_lines()
     state.num_history_lines = broadcast_json(state.num_history_lines, ctx.runtime.control)
 
 
+def count_votes(
+    votes: PoolVotes, table: SplitTable, pool_ids: Tensor, threshold: float, control: RankGroup
+) -> PoolCounts:
+    """Collective over all ranks: what both models call U, counted against the true labels.
+
+    The true labels of U are read here and for the accuracy of R alone, to measure; nothing flows
+    back from here.
+    """
+    # Changing these labels changes no weight and no R; a test deals them out anew.
+    num_classes = len(table.class_names)
+    counts = no_counts(num_classes)
+    for where, block in votes.blocks():
+        true_labels = values_at(table.class_ids, pool_ids[where])
+        counts += count_pool(block, true_labels, num_classes, threshold=threshold)
+    # Each rank its part; of whole numbers, so the sum is the same in every world.
+    return PoolCounts(sum_over(counts.values, control))
+
+
 def describe_epoch(
     outcome: EpochOutcome,
+    counts: PoolCounts | None,
     ever_selected: Tensor,
     table: SplitTable,
     config: Config,
@@ -131,23 +169,22 @@ def describe_epoch(
 ) -> CotrainRecord:
     """The record of an epoch: R_A and R_B, what U looked like, what was measured.
 
-    of_ranks: the fields that rank by rank tell of time and memory. The true labels of U are read
-    here alone, to measure; nothing flows back from here.
+    counts: of all of U; None where nobody voted. of_ranks: the fields that rank by rank tell of
+    time and memory.
     """
-    # Changing these labels changes no weight and no R; a test deals them out anew.
-    true_labels = table.class_ids[table.sample_ids(Split.U)]
-    num_selected = ever_selected.double().sum().item()
-    votes = _describe_votes(outcome.votes, true_labels, len(table.class_names), config)
     # Epoch 0 comes before any exchange, so nobody has taught, whatever the settings say.
-    exchange = "none" if outcome.votes is None else config.exchange
+    exchange = "none" if counts is None else config.exchange
     teachers = {
         role: teacher_of(role, outcome.epoch, exchange, config.exchange_parity) for role in ROLES
     }
     return CotrainRecord(
         epoch=outcome.epoch,
-        **votes,
+        exchange=None if counts is None else config.exchange,
+        agreement_rate=None if counts is None else counts.agreement_rate,
+        num_equal_codes=None if counts is None else counts.num_equal_codes,
+        pool=None if counts is None else counts.describe(),
         # U is empty where a study gives all of it to L, as its ceiling.
-        never_selected_fraction=1.0 - num_selected / max(len(true_labels), 1),
+        never_selected_fraction=1.0 - int(ever_selected.sum()) / max(len(ever_selected), 1),
         roles={
             role.value: _describe_role(role, teacher, outcome, table)
             for role, teacher in teachers.items()
@@ -159,32 +196,30 @@ def describe_epoch(
     )
 
 
-def _describe_votes(
-    votes: Votes | None, true_labels: Tensor, num_classes: int, config: Config
-) -> dict[str, Any]:
-    """The fields of a record that tell of the votes on U; None where nobody voted."""
-    if votes is None:
-        return dict.fromkeys(("exchange", "agreement_rate", "num_equal_codes", "pool"))
-    return {
-        "exchange": config.exchange,
-        "agreement_rate": agreement_rate(votes),
-        "num_equal_codes": num_equal_codes(votes, threshold=config.selection.threshold),
-        "pool": describe_pool(votes, true_labels, num_classes),
-    }
-
-
 def _describe_role(
     role: Role, teacher: Role | None, outcome: EpochOutcome, table: SplitTable
 ) -> RoleRecord:
-    selected = outcome.exchanged.selected_by(role)
-    num_classes = len(table.class_names)
-    # An unknown class is -1, which no pseudo-label equals: such an image counts as not right.
-    is_right = selected.labels == table.class_ids[selected.sample_ids]
     return RoleRecord(
         teacher=None if teacher is None else teacher.value,
-        num_selected=len(selected.labels),
-        selected_accuracy=pseudo_label_accuracy(selected, table.class_ids),
-        selected_class_histogram=histogram(selected.labels, num_classes),
-        selected_right_histogram=histogram(selected.labels[is_right], num_classes),
         fit=outcome.fits.get(role),
+        **describe_selected(outcome.exchanged.selected_by(role), table),
     )
+
+
+def describe_selected(selected: PseudoLabeled, table: SplitTable) -> dict[str, Any]:
+    """The fields of a role's record that tell of its R."""
+    num_classes = len(table.class_names)
+    truth = values_at(table.class_ids, selected.sample_ids)
+    # An unknown class is -1, which no pseudo-label equals: such an image counts as not right.
+    is_right = selected.labels == truth
+    return {
+        "num_selected": len(selected.labels),
+        "selected_accuracy": pseudo_label_accuracy(selected.labels, truth),
+        "selected_class_histogram": histogram(selected.labels, num_classes),
+        "selected_right_histogram": histogram(selected.labels[is_right], num_classes),
+    }
+
+
+def values_at(values: Tensor, places: Tensor) -> Tensor:
+    """values[places], [n]: taken by numpy, several times faster than by torch on one thread."""
+    return torch.from_numpy(values.numpy().take(places.numpy()))

@@ -15,8 +15,10 @@ from ranks import build_students, run_ranks, tiny_config
 from cotrain_dist.config import Config, PoolConfig
 from cotrain_dist.method.placement import chunks_of_rank
 from cotrain_dist.method.splits import Split
+from cotrain_dist.runtime.collectives import RankGroup, all_gather_rows
 from cotrain_dist.training import evaluate
-from cotrain_dist.training.pool import exchange_selected, vote_on_pool
+from cotrain_dist.training.epochs import count_votes
+from cotrain_dist.training.pool import PoolVotes, exchange_selected, vote_on_pool
 from cotrain_dist.types import ROLES, Exchange
 
 # 50 images of T and 70 of U are whole numbers of these chunks in no world.
@@ -40,14 +42,16 @@ def _see(config: Config) -> dict[str, Any]:
     """What this rank knows after both passes, as bytes and bits."""
     students, images, ctx = build_students(config)
     votes = vote_on_pool(students, images, ctx)
-    exchanged = exchange_selected(votes, images.table.sample_ids(Split.U), ctx)
+    pool_ids, threshold = images.table.sample_ids(Split.U), ctx.config.selection.threshold
+    exchanged = exchange_selected(votes, pool_ids, ctx)
+    counts = count_votes(votes, images.table, pool_ids, threshold, ctx.runtime.control)
     with mock.patch.object(
         evaluate, "measure_accuracy", side_effect=evaluate.measure_accuracy
     ) as measure:
         figures = evaluate.measure_split(students, Split.T, images, ctx)
     seen = {
-        "labels": votes.labels.numpy().tobytes(),
-        "uncertainty": votes.uncertainty.numpy().tobytes(),
+        "votes": _all_votes(votes, ctx.runtime.control),
+        "counts": counts.values.tolist(),
         "exchange": _as_bytes(exchanged),
         "logits": _gathered_logits(students, images, ctx),
         "figures": {name: _bits(asdict(accuracy)) for name, accuracy in figures.items()},
@@ -69,6 +73,19 @@ def _gathered_logits(students: list[Any], images: Any, ctx: Any) -> list[bytes]:
     template = torch.empty(0, len(images.table.class_names))
     rows = evaluate.gather_by_role(shards, template, ctx.runtime)
     return [rows[role].numpy().tobytes() for role in ROLES]
+
+
+def _all_votes(votes: PoolVotes, control: RankGroup) -> list[bytes]:
+    """The bytes of both models' votes on all of U, in its order, from the parts of all ranks."""
+    parts = [
+        torch.stack([torch.arange(part.start, part.start + len(part.a)), part.a.long(), part.b])
+        for part in votes.parts
+    ]
+    own = torch.cat([torch.empty(3, 0, dtype=torch.int64), *parts], dim=1).T
+    rows = torch.cat(all_gather_rows(own, control))
+    rows = rows[rows[:, 0].argsort()]
+    assert torch.equal(rows[:, 0], torch.arange(len(rows)))
+    return [rows[:, role.index + 1].numpy().tobytes() for role in ROLES]
 
 
 def _as_bytes(exchanged: Exchange) -> list[bytes]:
@@ -94,9 +111,7 @@ def seen(
     }
 
 
-@pytest.mark.parametrize(
-    "what", ["labels", "uncertainty", "exchange", "logits", "figures", "probs"]
-)
+@pytest.mark.parametrize("what", ["votes", "counts", "exchange", "logits", "figures", "probs"])
 def test_every_rank_of_every_world_sees_the_same_bits(
     what: str, seen: dict[str, list[dict[str, Any]]]
 ) -> None:

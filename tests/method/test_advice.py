@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from cotrain_dist.method.advice import advise
-from cotrain_dist.method.scores import encode_uncertainty
-from cotrain_dist.types import Exchange, PseudoLabeled, Votes
+from cotrain_dist.types import Exchange, PseudoLabeled
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -16,10 +15,7 @@ def selected(labels: list[int]) -> PseudoLabeled:
 
 def advise_on(labels_a: list[int], labels_b: list[int], num_agreeing: int = 50) -> list[str]:
     """Advice on 100 votes, of which so many agree."""
-    labels = torch.zeros(2, 100, dtype=torch.int64)
-    labels[1, num_agreeing:] = 1
-    votes = Votes(labels.to(torch.uint16), encode_uncertainty(torch.full((2, 100), 0.5)))
-    return advise(Exchange(selected(labels_a), selected(labels_b)), votes, NAMES)
+    return advise(Exchange(selected(labels_a), selected(labels_b)), num_agreeing / 100, NAMES)
 
 
 @pytest.mark.parametrize(

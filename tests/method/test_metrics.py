@@ -7,12 +7,9 @@ import torch
 
 from cotrain_dist.method.metrics import (
     Accuracy,
-    agreement_rate,
     measure_accuracy,
     pseudo_label_accuracy,
 )
-from cotrain_dist.method.scores import INVALID_UNCERTAINTY, encode_uncertainty
-from cotrain_dist.types import PseudoLabeled, Votes
 
 
 def measure(probs: list[list[float]], targets: list[int]) -> Accuracy:
@@ -80,28 +77,17 @@ def test_calibration_error_by_hand(
     assert accuracy.calibration_error == pytest.approx(expected, abs=1e-6)
 
 
-def test_agreement_counts_images_not_scored_as_differing() -> None:
-    uncertainty = encode_uncertainty(torch.full((2, 5), 0.5))
-    uncertainty[0, 3] = INVALID_UNCERTAINTY
-    uncertainty[:, 4] = INVALID_UNCERTAINTY
-    labels = torch.tensor([[0, 1, 2, 0, 0], [0, 1, 0, 0, 0]], dtype=torch.uint16)
-    assert agreement_rate(Votes(labels, uncertainty)) == pytest.approx(2 / 5)
-
-
 @pytest.mark.parametrize(
-    ("sample_ids", "labels", "expected"),
+    ("labels", "truth", "expected"),
     [
-        ([0, 2, 3], [5, 7, 0], 2 / 3),
-        ([0, 1], [5, 9], 1.0),  # the truth of 1 is unknown
-        ([1, 4], [5, 5], None),
+        ([5, 7, 0], [5, 7, 8], 2 / 3),
+        ([5, 9], [5, -1], 1.0),
+        ([5, 5], [-1, -1], None),
         ([], [], None),
     ],
 )
-def test_pseudo_label_accuracy(
-    sample_ids: list[int], labels: list[int], expected: float | None
-) -> None:
-    selected = PseudoLabeled(
-        torch.tensor(sample_ids, dtype=torch.int64), torch.tensor(labels, dtype=torch.int64)
+def test_pseudo_label_accuracy(labels: list[int], truth: list[int], expected: float | None) -> None:
+    found = pseudo_label_accuracy(
+        torch.tensor(labels, dtype=torch.int64), torch.tensor(truth, dtype=torch.int64)
     )
-    found = pseudo_label_accuracy(selected, torch.tensor([5, -1, 7, 8, -1]))
     assert found == (None if expected is None else pytest.approx(expected))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cotrain_dist.method.scores import INVALID_UNCERTAINTY, encode_uncertainty, threshold_code
-from cotrain_dist.method.selection import label_selected, num_equal_codes, select_disagreement
+from cotrain_dist.method.metrics import count_pool
+from cotrain_dist.method.scores import encode_uncertainty, threshold_code
+from cotrain_dist.method.selection import label_selected, select_disagreement
 from cotrain_dist.types import Votes
 
 
@@ -73,15 +74,6 @@ def test_nothing_to_select(num_images: int) -> None:
     for r in (exchanged.a, exchanged.b):
         assert r.sample_ids.shape == r.labels.shape == (0,)
         assert r.sample_ids.dtype == r.labels.dtype == torch.int64
-    assert num_equal_codes(votes, threshold=0.8) == 0
-
-
-def test_num_equal_codes_counts_images_not_models() -> None:
-    votes = votes_of(
-        [[1, 1, 1, 1], [2, 2, 2, 0]], [[0.8, 0.8, 0.9, 0.9], [0.8, 0.1, 0.7, math.nan]]
-    )
-    assert num_equal_codes(votes, threshold=0.8) == 2
-    assert votes.uncertainty[1, 3] == INVALID_UNCERTAINTY
 
 
 def draw_confidences(num_images: int, threshold: float, generator: torch.Generator) -> Tensor:
@@ -115,4 +107,6 @@ def test_codes_decide_as_the_paper_does_in_float64(threshold: float) -> None:
         assert not (selected & ~paper).any()
         assert selected.sum() > 10_000
     assert not (selection.a & selection.b).any()
-    assert num_equal_codes(votes, threshold=threshold) == equal_code.sum() > 0
+    no_truth = torch.full((num_images,), -1)
+    counts = count_pool(votes, no_truth, 3, threshold=threshold)
+    assert counts.num_equal_codes == equal_code.sum() > 0

@@ -19,6 +19,7 @@ from cotrain_dist.runtime.collectives import (
     barrier,
     broadcast_bytes,
     broadcast_json,
+    exchange_rows,
     require_equal,
     sum_over,
     together,
@@ -55,6 +56,7 @@ def _say_everything(config: Config) -> dict[str, Any]:
         "world": _what_the_world_is(rt),
         "gathered": _gather(rt),
         "broadcast": _broadcast(rt),
+        "exchanged": [_exchange(rt, dtype) for dtype in DTYPES],
         "compared": [_compare(rt, strangers) for strangers in STRANGERS[rt.num_ranks]],
         # The second shows that all are in step after the first.
         "together": [
@@ -95,6 +97,19 @@ def _gather(rt: Runtime) -> dict[str, Any]:
     strided = _rows(rank, torch.int64)[:, 1:]
     gathered["strided"] = [_bits(part) for part in all_gather_rows(strided, control)]
     return gathered
+
+
+def _for(sender: int, receiver: int, dtype: torch.dtype) -> torch.Tensor:
+    """[n]: uneven, and nothing from rank 1 for rank 0, nor from the last of four."""
+    num = 0 if (sender, receiver) == (1, 0) or sender == 3 else sender + 2 * receiver + 1
+    return (torch.arange(num) * 1000 + 10 * sender + receiver).to(dtype)
+
+
+def _exchange(rt: Runtime, dtype: torch.dtype) -> list[tuple[Any, ...]]:
+    me, ranks = rt.global_rank, range(rt.num_ranks)
+    outgoing = [_for(me, rank, dtype) for rank in ranks]
+    num_incoming = [len(_for(rank, me, dtype)) for rank in ranks]
+    return [_bits(part) for part in exchange_rows(outgoing, num_incoming, rt.control)]
 
 
 def _broadcast(rt: Runtime) -> dict[str, Any]:
@@ -163,6 +178,12 @@ def test_every_rank_receives_the_rows_of_all_in_order(seen: list[dict[str, Any]]
         expected[str(dtype)] = [_bits(_rows(rank, dtype)) for rank in ranks]
     for values in seen:
         assert values["gathered"] == expected
+
+
+def test_each_rank_receives_what_others_have_for_it(seen: list[dict[str, Any]]) -> None:
+    for rank, values in enumerate(seen):
+        for dtype, parts in zip(DTYPES, values["exchanged"], strict=True):
+            assert parts == [_bits(_for(other, rank, dtype)) for other in range(len(seen))]
 
 
 def test_the_lead_rank_is_heard_and_all_are_summed(seen: list[dict[str, Any]]) -> None:
