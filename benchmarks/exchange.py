@@ -16,8 +16,9 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,10 @@ NUM_CLASSES = 1000
 NUM_REPEATS = 7
 THRESHOLD = 0.8
 SIZES = (10**6, 10**7)
+PASSES = {"a pass over U": 16.0, "measuring T": 100.0}
+"""Bytes that a further image may cost; a row of probabilities has 4,000, one model's."""
+PASS_SIZES = (20_000, 200_000)
+NUM_REPEATS_OF_PASSES = 3
 START_SECONDS = 120.0
 
 
@@ -48,7 +53,7 @@ def targets(sizes: tuple[int, ...] = SIZES) -> list[Target]:
         name = f"exchange, time of {many:,} votes to that of {few:,}"
         bound = 1.1 * many / few
         listed.append(Target(name=name, values=slower, bound=bound, is_least=False))
-    return listed
+    return listed + memory_targets()
 
 
 def _targets_of(size: int, worst: dict[str, list[float]]) -> list[Target]:
@@ -97,6 +102,7 @@ def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iter
 
     from cotrain_dist.config import SelectionConfig
     from cotrain_dist.training import pool
+    from cotrain_dist.training.evaluate import bring_together
 
     selection = SelectionConfig(threshold=THRESHOLD)
     role, table = rt.roles_here[0], _table_of(num_images)
@@ -104,7 +110,7 @@ def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iter
     pool_ids = torch.arange(num_images)
 
     def exchange() -> Any:
-        votes = pool.exchange_votes(shards, num_images, 1024, rt)
+        votes = pool.PoolVotes(tuple(bring_together(shards, num_images, 1024, rt)))
         own = pool.select_here(votes, pool_ids, selection)
         return votes, pool.hand_over(own, rt.control)
 
@@ -141,6 +147,76 @@ def _watch(
     ):
         found.setdefault(key, []).append(value)
     return result
+
+
+def memory_targets() -> list[Target]:
+    """Peak memory of a pass over U and of measuring T: what each further image adds to it."""
+    found = in_two_ranks(_measure_passes)
+    listed = []
+    few, many = PASS_SIZES
+    for name, bound in PASSES.items():
+        peaks = {
+            size: [max(both) for both in zip(*(rank[name, size] for rank in found), strict=True)]
+            for size in (few, many)
+        }
+        pairs = zip(peaks[few], peaks[many], strict=True)
+        listed.append(
+            Target(
+                name=f"{name}, {NUM_CLASSES:,} classes: peak memory for each further image",
+                values=[(more - less) / (many - few) for less, more in pairs],
+                bound=bound,
+                is_least=False,
+                unit="B",
+                measured={
+                    f"{size:,} images, MiB": [value / 2**20 for value in values]
+                    for size, values in peaks.items()
+                },
+            )
+        )
+    return listed
+
+
+def _measure_passes(rt: Any) -> dict[tuple[str, int], list[float]]:
+    """On one rank: peak memory by name and number of images, one value for each repeat."""
+    import torch
+
+    from cotrain_dist.method.splits import Split
+    from cotrain_dist.training.evaluate import measure_split, pass_over
+    from cotrain_dist.training.pool import packed_votes
+
+    torch.manual_seed(0)
+    role = rt.roles_here[0]
+    student: Any = SimpleNamespace(
+        role=role,
+        group=rt.role_groups[role],
+        model=torch.nn.Linear(16, NUM_CLASSES),
+        inputs=lambda batches, *rest: (torch.rand(len(batch), 16) for batch in batches),
+    )
+    ctx: Any = SimpleNamespace(
+        runtime=rt,
+        config=SimpleNamespace(pool=SimpleNamespace(batch_size=256)),
+        reporter=SimpleNamespace(track=lambda *what: nullcontext(lambda num_done: None)),
+    )
+
+    def label(images: Any, ids: torch.Tensor) -> Any:
+        return pass_over(student, ids, packed_votes, "label U:", images, ctx)
+
+    def measure(images: Any, ids: torch.Tensor) -> Any:
+        return measure_split([student], Split.U, images, ctx)
+
+    peaks: dict[tuple[str, int], list[float]] = {}
+    for repeat in range(1 + NUM_REPEATS_OF_PASSES):
+        for name, action in zip(PASSES, (label, measure), strict=True):
+            for size in PASS_SIZES:
+                images = SimpleNamespace(table=_table_of(size), pixels=None)
+                ids = torch.arange(size)
+                with _peak_memory() as peak:
+                    action(images, ids)
+                if repeat > 0:  # the first one also pays for what the libraries set up
+                    peaks.setdefault((name, size), []).append(peak[0])
+                if repeat == 0:
+                    break
+    return peaks
 
 
 def _record_of(votes: Any, exchanged: Any, table: Any, pool_ids: Any, rt: Any) -> Callable[[], Any]:

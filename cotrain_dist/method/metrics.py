@@ -26,6 +26,76 @@ class Accuracy:
     calibration_error: float
 
 
+@dataclass(frozen=True)
+class AccuracyCounts:
+    """What the figures of an `Accuracy` are made of, in whole numbers: those of parts add up.
+
+    values: [1 + 3 * 15 + 2 * C] int64: images whose class is among the first five; by bin of
+    confidence the images called right, and the sum of confidences in units of 2^-20 and, of what
+    is left, of 2^-40; by class the images, and those called right.
+    """
+
+    # Whole numbers, since sums of floats would depend on how the images are cut into parts.
+    values: Tensor
+
+    def __add__(self, other: "AccuracyCounts") -> "AccuracyCounts":
+        return AccuracyCounts(self.values + other.values)
+
+    @property
+    def num_images(self) -> int:
+        """How many images were counted."""
+        return int(self._by_class[0].sum())
+
+    def accuracy(self) -> Accuracy:
+        """The figures; of no images there are none."""
+        num_images, (num_by_class, num_right) = self.num_images, self._by_class
+        return Accuracy(
+            top1=int(num_right.sum()) / num_images,
+            top5=int(self.values[0]) / num_images,
+            # A class without images in this split is NaN; as a 0 it would lower the mean.
+            mean_class_recall=(num_right.double() / num_by_class).nanmean().item(),
+            calibration_error=self._calibration_error(num_images),
+        )
+
+    def _calibration_error(self, num_images: int) -> float:
+        right, high, low = self.values[1 : 1 + 3 * NUM_CALIBRATION_BINS].reshape(3, -1)
+        # In Python's numbers, which have no limit; divided once, so rounded once.
+        pairs = zip(high.tolist(), low.tolist(), strict=True)
+        sums = [((first << 20) + rest) / 2**40 for first, rest in pairs]
+        # The definition weighs a bin's gap between two means by its images, which cancel out.
+        gap = torch.tensor(sums, dtype=torch.float64) - right
+        return float(gap.abs().sum()) / num_images
+
+    @property
+    def _by_class(self) -> Tensor:
+        return self.values[1 + 3 * NUM_CALIBRATION_BINS :].reshape(2, -1)
+
+
+def no_accuracy(num_classes: int) -> AccuracyCounts:
+    """The counts of no images."""
+    size = 1 + 3 * NUM_CALIBRATION_BINS + 2 * num_classes
+    return AccuracyCounts(torch.zeros(size, dtype=torch.int64))
+
+
+def count_accuracy(probs: Tensor, targets: Tensor) -> AccuracyCounts:
+    """The counts of a part. probs: [N, C] float, rows sum to 1; targets: [N] int64."""
+    num_classes = probs.shape[1]
+    confidence, labels = probs.max(dim=1)
+    right = labels == targets
+    target_probs = probs.gather(1, targets[:, None])
+    class_ids = torch.arange(num_classes)
+    ahead = (probs > target_probs) | ((probs == target_probs) & (class_ids < targets[:, None]))
+    bins = _calibration_bin(confidence.double())
+    # Exact for a float32 that is at least 1/65,535, as the largest of so many classes is.
+    scaled = (confidence.double() * 2**40).round().long()
+    by_bin = torch.stack([right.long(), scaled >> 20, scaled & (2**20 - 1)])
+    sums = torch.zeros(3, NUM_CALIBRATION_BINS, dtype=torch.int64).index_add(1, bins, by_bin)
+    num_images = torch.bincount(targets, minlength=num_classes)
+    num_right = torch.bincount(targets[right], minlength=num_classes)
+    num_top5 = (ahead.sum(dim=1) < 5).sum()[None]
+    return AccuracyCounts(torch.cat([num_top5, sums.flatten(), num_images, num_right]))
+
+
 def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
     """probs: [N, C] float, rows sum to 1; targets: [N] int64. N must not be 0.
 
@@ -35,18 +105,7 @@ def measure_accuracy(probs: Tensor, targets: Tensor) -> Accuracy:
     calibration error over 15 equal bins of confidence (Guo et al. 2017).
     """
     # Top-1 flatters on long-tailed data such as Caltech-101, so recall by class stands beside it.
-    confidence, labels = probs.max(dim=1)
-    right = labels == targets
-    target_probs = probs.gather(1, targets[:, None])
-    class_ids = torch.arange(probs.shape[1])
-    ahead = (probs > target_probs) | ((probs == target_probs) & (class_ids < targets[:, None]))
-    return Accuracy(
-        top1=right.double().mean().item(),
-        top5=(ahead.sum(dim=1) < 5).double().mean().item(),
-        # A class without images in this split is NaN; as a 0 it would lower the mean.
-        mean_class_recall=class_recall(labels, targets, probs.shape[1]).nanmean().item(),
-        calibration_error=_calibration_error(confidence.double(), right.double()),
-    )
+    return count_accuracy(probs, targets).accuracy()
 
 
 def class_recall(labels: Tensor, targets: Tensor, num_classes: int) -> Tensor:
@@ -77,13 +136,9 @@ def most_confused(labels: Tensor, targets: Tensor, num_pairs: int) -> list[Confu
     ]
 
 
-def _calibration_error(confidence: Tensor, right: Tensor) -> float:
+def _calibration_bin(confidence: Tensor) -> Tensor:
     # Bins are open below and closed above, as in the source; a confidence of 0 joins the first one.
-    bins = (confidence * NUM_CALIBRATION_BINS).ceil().clamp(1, NUM_CALIBRATION_BINS).long() - 1
-    zeros = torch.zeros(NUM_CALIBRATION_BINS, dtype=torch.float64)
-    # The definition weighs a bin's gap between two means by its images; their number cancels out.
-    gap = zeros.index_add(0, bins, confidence) - zeros.index_add(0, bins, right)
-    return (gap.abs().sum() / len(confidence)).item()
+    return (confidence * NUM_CALIBRATION_BINS).ceil().clamp(1, NUM_CALIBRATION_BINS).long() - 1
 
 
 def pseudo_label_accuracy(labels: Tensor, truth: Tensor) -> float | None:

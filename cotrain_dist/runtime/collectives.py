@@ -5,6 +5,7 @@ What travels is bytes, never objects: nothing per rank receives is unpickled.
 
 import hashlib
 import json
+import math
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,28 +88,30 @@ def all_gather_json(value: Any, group: RankGroup) -> list[Any]:
 def exchange_rows(
     outgoing: Sequence[Tensor], num_incoming: Sequence[int], group: RankGroup
 ) -> list[Tensor]:
-    """Collective over `group` (a CPU group): what each of its ranks has for this one.
+    """Collective over `group` (a CPU group): the rows that each of its ranks has for this one.
 
-    outgoing: one tensor [n] for each rank, in the order of the ranks, all of one dtype;
-    num_incoming: how many values each rank will send. Both sides know these numbers, so that
-    nothing travels but the values. What a rank has for itself stays where it is.
+    outgoing: [n, ...] for each rank, in the order of the ranks, all of one dtype and width;
+    num_incoming: how many rows each rank will send. Both sides know these numbers, so that nothing
+    travels but the rows. What a rank has for itself stays where it is.
     """
     own = outgoing[group.index]
     if group.handle is None:
         return [own]
-    sent = [rows for rank, rows in enumerate(outgoing) if rank != group.index and len(rows)]
+    others = [rank for rank in range(group.size) if rank != group.index]
+    sent = [outgoing[rank] for rank in others if len(outgoing[rank])]
     # A view where one rank alone receives: with two ranks nothing is copied here.
     packed = sent[0].contiguous() if len(sent) == 1 else torch.cat([own[:0], *sent])
-    sizes_out = [0 if rank == group.index else len(rows) for rank, rows in enumerate(outgoing)]
-    sizes_in = [0 if rank == group.index else num for rank, num in enumerate(num_incoming)]
-    width = own.element_size()
-    received = own.new_empty(sum(sizes_in))
+    sizes_out, sizes_in = [0] * group.size, [0] * group.size
+    for rank in others:
+        sizes_out[rank], sizes_in[rank] = len(outgoing[rank]), num_incoming[rank]
+    received = own.new_empty(sum(sizes_in), *own.shape[1:])
+    num_bytes = own.element_size() * math.prod(own.shape[1:])
     # As bytes, since gloo knows no 16-bit integers.
     dist.all_to_all_single(
-        received.view(torch.uint8),
-        packed.view(torch.uint8),
-        [size * width for size in sizes_in],
-        [size * width for size in sizes_out],
+        received.view(-1).view(torch.uint8),
+        packed.view(-1).view(torch.uint8),
+        [size * num_bytes for size in sizes_in],
+        [size * num_bytes for size in sizes_out],
         group=group.handle,
     )
     parts = list(received.split(sizes_in))

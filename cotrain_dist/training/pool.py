@@ -13,19 +13,13 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.config import SelectionConfig
-from cotrain_dist.method.exchange import Meeting, meetings, range_of
 from cotrain_dist.method.scores import vote
 from cotrain_dist.method.selection import label_selected, select
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import (
-    RankGroup,
-    all_gather_bytes,
-    exchange_rows,
-    require_equal,
-)
+from cotrain_dist.runtime.collectives import RankGroup, all_gather_bytes, require_equal
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.evaluate import gather_by_role, pass_over
+from cotrain_dist.training.evaluate import Met, bring_together, gather_by_role, pass_over
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import ROLES, Exchange, PseudoLabeled, Role, Votes
 
@@ -34,19 +28,11 @@ BLOCK_SIZE = 1 << 15
 
 
 @dataclass(frozen=True)
-class PoolPart:
-    """Both models' votes on the images of U from `start` on: [n] int32 each, as they travel."""
-
-    start: int
-    a: Tensor
-    b: Tensor
-
-
-@dataclass(frozen=True)
 class PoolVotes:
     """Both models' votes on this rank's part of U; an image is in the part of one rank alone."""
 
-    parts: tuple[PoolPart, ...]
+    parts: tuple[Met, ...]
+    """[n] int32 each, as votes travel."""
 
     def blocks(self) -> Iterator[tuple[slice, Votes]]:
         """Where in U, ascending, and the votes on these images, [2, n]."""
@@ -70,7 +56,8 @@ def vote_on_pool(students: Sequence[Classifier], images: Images, ctx: RunContext
         }
     ctx.runtime.wait_for_all()
     with ctx.runtime.clock.measure("exchange"):
-        return exchange_votes(shards, len(pool_ids), ctx.config.pool.batch_size, ctx.runtime)
+        met = bring_together(shards, len(pool_ids), ctx.config.pool.batch_size, ctx.runtime)
+    return PoolVotes(tuple(met))
 
 
 def packed_votes(logits: Tensor) -> Tensor:
@@ -85,37 +72,6 @@ def unpack_votes(packed: Tensor) -> Votes:
     """Back from `packed_votes`. [..., n] int32 -> Votes of [..., n]."""
     halves = packed.contiguous().view(torch.int16).reshape(*packed.shape, 2)
     return Votes(halves[..., 0].contiguous().view(torch.uint16), halves[..., 1].contiguous())
-
-
-def exchange_votes(
-    shards: dict[Role, Tensor], num_images: int, batch_size: int, rt: Runtime
-) -> PoolVotes:
-    """Collective over all ranks: the peer's votes on this rank's part of U join its own.
-
-    shards: the packed votes of the roles that this rank holds, on its chunks of U.
-    """
-    me, placement = rt.global_rank, rt.placement
-    starts = {role: range_of(role, me, num_images, batch_size, placement).start for role in shards}
-
-    def own(role: Role, meeting: Meeting) -> Tensor:
-        return shards[role][meeting.start - starts[role] : meeting.stop - starts[role]]
-
-    nothing = next(iter(shards.values()))[:0]
-    outgoing, num_incoming, mine = [nothing] * rt.num_ranks, [0] * rt.num_ranks, []
-    for meeting in meetings(num_images, batch_size, placement):
-        # Parts of U are contiguous, so two ranks have one meeting to which the first one sends.
-        if meeting.sender == me:
-            outgoing[meeting.receiver] = own(meeting.role.peer, meeting)
-        if meeting.receiver == me:
-            num_incoming[meeting.sender] = meeting.stop - meeting.start
-            mine.append(meeting)
-    received = exchange_rows(outgoing, num_incoming, rt.control)
-    parts = []
-    for meeting in mine:
-        votes = {meeting.role: own(meeting.role, meeting)}
-        votes[meeting.role.peer] = received[meeting.sender]
-        parts.append(PoolPart(meeting.start, votes[Role.A], votes[Role.B]))
-    return PoolVotes(tuple(parts))
 
 
 def exchange_selected(votes: PoolVotes, pool_ids: Tensor, ctx: RunContext) -> Exchange:
@@ -151,7 +107,7 @@ def exchange_plainly(
 ) -> Exchange:
     """Collective over all ranks: the exchange without shortcuts, all votes on every rank.
 
-    What `exchange_votes` and `exchange_selected` are held against; 8 bytes an image travel.
+    What `bring_together` and `exchange_selected` are held against; 8 bytes an image travel.
     """
     rows = gather_by_role(shards, torch.empty(0, dtype=torch.int32), rt)
     votes = unpack_votes(torch.stack([rows[Role.A], rows[Role.B]]))

@@ -13,6 +13,7 @@ import torch
 from ranks import build_students, run_ranks, tiny_config
 
 from cotrain_dist.config import Config, PoolConfig
+from cotrain_dist.method.metrics import measure_accuracy
 from cotrain_dist.method.placement import chunks_of_rank
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_rows
@@ -45,18 +46,24 @@ def _see(config: Config) -> dict[str, Any]:
     pool_ids, threshold = images.table.sample_ids(Split.U), ctx.config.selection.threshold
     exchanged = exchange_selected(votes, pool_ids, ctx)
     counts = count_votes(votes, images.table, pool_ids, threshold, ctx.runtime.control)
-    with mock.patch.object(
-        evaluate, "measure_accuracy", side_effect=evaluate.measure_accuracy
-    ) as measure:
+    test_ids = images.table.sample_ids(Split.T)
+    with mock.patch.object(evaluate, "BLOCK_VALUES", 1):  # as many blocks as there can be
+        measured = evaluate.count_split(students, test_ids, images, ctx)
         figures = evaluate.measure_split(students, Split.T, images, ctx)
+    probs = evaluate.gather_probs(students, test_ids, images, ctx)
+    targets = images.table.class_ids[test_ids]
     seen = {
         "votes": _all_votes(votes, ctx.runtime.control),
         "counts": counts.values.tolist(),
         "exchange": _as_bytes(exchanged),
         "logits": _gathered_logits(students, images, ctx),
         "figures": {name: _bits(asdict(accuracy)) for name, accuracy in figures.items()},
-        "rows measured": [len(call.args[0]) for call in measure.call_args_list],
-        "probs": [call.args[0].numpy().tobytes() for call in measure.call_args_list],
+        "measured": {name: counts.values.tolist() for name, counts in measured.items()},
+        "rows measured": {name: counts.num_images for name, counts in measured.items()},
+        "probs": [values.numpy().tobytes() for values in probs.values()],
+        "at once": {
+            name: _bits(asdict(measure_accuracy(values, targets))) for name, values in probs.items()
+        },
     }
     ctx.runtime.close()
     return seen
@@ -111,7 +118,9 @@ def seen(
     }
 
 
-@pytest.mark.parametrize("what", ["votes", "counts", "exchange", "logits", "figures", "probs"])
+@pytest.mark.parametrize(
+    "what", ["votes", "counts", "exchange", "logits", "measured", "figures", "probs"]
+)
 def test_every_rank_of_every_world_sees_the_same_bits(
     what: str, seen: dict[str, list[dict[str, Any]]]
 ) -> None:
@@ -135,8 +144,13 @@ def test_both_roles_have_something_to_teach(seen: dict[str, list[dict[str, Any]]
 def test_each_image_of_t_counts_once(seen: dict[str, list[dict[str, Any]]]) -> None:
     for ranks in seen.values():
         for values in ranks:
-            assert values["rows measured"] == [50, 50, 50]  # A, B, ensemble
-            assert set(values["figures"]) == {"a", "b", "ensemble"}
+            assert values["rows measured"] == {"a": 50, "b": 50, "ensemble": 50}
+
+
+def test_blocks_measure_what_all_at_once_do(seen: dict[str, list[dict[str, Any]]]) -> None:
+    for ranks in seen.values():
+        for values in ranks:
+            assert values["figures"] == values["at once"]
 
 
 def test_t_and_u_divide_evenly_in_no_world() -> None:

@@ -4,10 +4,14 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from torch import Tensor
 
 from cotrain_dist.method.metrics import (
     Accuracy,
+    AccuracyCounts,
+    count_accuracy,
     measure_accuracy,
+    no_accuracy,
     pseudo_label_accuracy,
 )
 
@@ -91,3 +95,48 @@ def test_pseudo_label_accuracy(labels: list[int], truth: list[int], expected: fl
         torch.tensor(labels, dtype=torch.int64), torch.tensor(truth, dtype=torch.int64)
     )
     assert found == (None if expected is None else pytest.approx(expected))
+
+
+def measured_in_floats(probs: Tensor, targets: Tensor) -> Accuracy:
+    """By the definitions, in float64 over all images at once."""
+    confidence, labels = probs.max(dim=1)
+    right = (labels == targets).double()
+    order = probs.argsort(dim=1, descending=True, stable=True)
+    bins = (confidence.double() * 15).ceil().clamp(1, 15).long() - 1
+    zeros = torch.zeros(15, dtype=torch.float64)
+    gap = zeros.index_add(0, bins, confidence.double()) - zeros.index_add(0, bins, right)
+    recall = [right[targets == class_id].mean() for class_id in targets.unique()]
+    return Accuracy(
+        top1=right.mean().item(),
+        top5=(order[:, :5] == targets[:, None]).any(dim=1).double().mean().item(),
+        mean_class_recall=torch.stack(recall).mean().item(),
+        calibration_error=(gap.abs().sum() / len(targets)).item(),
+    )
+
+
+@pytest.mark.parametrize("num_classes", [2, 7, 1000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 20.0])
+def test_parts_add_up_to_the_figures_of_all(num_classes: int, scale: float) -> None:
+    generator = torch.Generator().manual_seed(num_classes)
+    logits = scale * torch.randn(3001, num_classes, generator=generator)
+    targets = torch.randint(num_classes, (3001,), generator=generator)
+    targets[::2] = logits[::2].argmax(dim=1)
+    probs = logits.softmax(dim=1)
+    counts = no_accuracy(num_classes)
+    for rows in torch.randperm(3001, generator=generator).split(170):
+        counts += count_accuracy(probs[rows], targets[rows])
+    assert counts.num_images == 3001
+    # Bits and not closeness: sums of whole numbers have one value, whatever the parts.
+    assert counts.accuracy() == measure_accuracy(probs, targets)
+    expected = measured_in_floats(probs, targets)
+    found = counts.accuracy()
+    assert (found.top1, found.top5) == (expected.top1, expected.top5)
+    assert found.calibration_error == expected.calibration_error
+    assert found.mean_class_recall == pytest.approx(expected.mean_class_recall, abs=1e-12)
+
+
+def test_one_class_of_confidence_one_is_summed_exactly() -> None:
+    # Of 2^24 + 1 sums in float32 the last one would be lost.
+    part = count_accuracy(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    values = part.values * (2**24 + 1)
+    assert AccuracyCounts(values).accuracy().calibration_error == 1.0

@@ -15,6 +15,7 @@ from cotrain_dist.method.selection import label_selected, select
 from cotrain_dist.runtime.accelerator import Runtime, start_runtime
 from cotrain_dist.runtime.collectives import sum_over
 from cotrain_dist.training import pool
+from cotrain_dist.training.evaluate import Met, bring_together
 from cotrain_dist.types import Exchange, Votes
 
 NUM_CLASSES = 50_000
@@ -71,7 +72,7 @@ def _exchange(num_images: int, seed: int | None, config: Config, rt: Runtime) ->
     for role in rt.roles_here:
         own = range_of(role, rt.global_rank, num_images, size, rt.placement)
         shards[role] = whole[role.index, own.start : own.stop]
-    met = pool.exchange_votes(shards, num_images, size, rt)
+    met = pool.PoolVotes(tuple(bring_together(shards, num_images, size, rt)))
     selected = pool.select_here(met, pool_ids, config.selection)
     counts = no_counts(NUM_CLASSES)
     for where, block in met.blocks():
@@ -141,7 +142,7 @@ def test_blocks_cover_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "BLOCK_SIZE", 4)
     whole = random_votes(20, 3)
     a, b = packed(whole)
-    met = pool.PoolVotes((pool.PoolPart(2, a[2:11], b[2:11]), pool.PoolPart(15, a[15:], b[15:])))
+    met = pool.PoolVotes((Met(2, a[2:11], b[2:11]), Met(15, a[15:], b[15:])))
     seen = list(met.blocks())
     assert [(where.start, where.stop) for where, _ in seen] == [
         *((2, 6), (6, 10), (10, 11)),
