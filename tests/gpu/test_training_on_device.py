@@ -118,7 +118,7 @@ def _votes(config: Config) -> tuple[Any, Any]:
     from cotrain_dist.training.pool import vote_on_pool
 
     students, images, ctx = build_students(config)
-    votes = vote_on_pool(students, images, ctx)
+    ((_, votes),) = vote_on_pool(students, images, ctx).blocks()
     ctx.runtime.close()
     return votes.labels.int(), votes.uncertainty.int()
 
