@@ -1,4 +1,4 @@
-"""The exchange, the record of it and T at scale, on two gloo ranks of one thread.
+"""The exchange, its record, T and the table of images at scale, on two gloo ranks of one thread.
 
     python benchmarks/exchange.py [--num 1000000 10000000]
 
@@ -10,6 +10,8 @@ received are those of the tensors that torch.distributed fills from another rank
 import argparse
 import ctypes
 import gc
+import hashlib
+import json
 import multiprocessing
 import os
 import socket
@@ -32,6 +34,8 @@ PASSES = {"a pass over U": 16.0, "measuring T": 100.0}
 """Bytes that a further image may cost; a row of probabilities has 4,000, one model's."""
 PASS_SIZES = (20_000, 200_000)
 NUM_REPEATS_OF_PASSES = 3
+NUM_ROWS = 1_000_000
+"""Of the table of images."""
 START_SECONDS = 120.0
 
 
@@ -53,7 +57,7 @@ def targets(sizes: tuple[int, ...] = SIZES) -> list[Target]:
         name = f"exchange, time of {many:,} votes to that of {few:,}"
         bound = 1.1 * many / few
         listed.append(Target(name=name, values=slower, bound=bound, is_least=False))
-    return listed + memory_targets()
+    return listed + memory_targets() + table_targets()
 
 
 def _targets_of(size: int, worst: dict[str, list[float]]) -> list[Target]:
@@ -174,6 +178,65 @@ def memory_targets() -> list[Target]:
             )
         )
     return listed
+
+
+def table_targets() -> list[Target]:
+    """The table of images on each of two ranks: memory that is the rank's own, by image."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "splits.parquet"
+        _write_table(path)
+        found = in_two_ranks(_measure_table, str(path))
+    values = [max(both) / NUM_ROWS for both in zip(*found, strict=True)]
+    name = f"table of {NUM_ROWS:,} images, own memory of a rank for each"
+    return [Target(name=name, values=values, bound=64.0, is_least=False, unit="B")]
+
+
+def _write_table(path: Path) -> None:
+    """A splits.parquet of images in class folders."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = [f"class_{number:04d}" for number in range(NUM_CLASSES)]
+    rows = range(NUM_ROWS)
+    columns = {
+        "source": ["imagefolder"] * NUM_ROWS,
+        "path": [f"{names[i % NUM_CLASSES]}/image_{i:08d}.jpg" for i in rows],
+        "class": [names[i % NUM_CLASSES] for i in rows],
+        "split": ["U"] * NUM_ROWS,
+        "size": [10_000 + i % 5000 for i in rows],
+        "sha256": [hashlib.sha256(i.to_bytes(8, "big")).hexdigest() for i in rows],
+    }
+    table = pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
+    pq.write_table(table, path)
+
+
+def _measure_table(rt: Any, path: str) -> list[int]:
+    """On one rank: bytes of its own for the table, once its rows have been looked at."""
+    import pyarrow as pa
+
+    from cotrain_dist.data.splits import load_split_table
+    from cotrain_dist.runtime.collectives import barrier
+
+    found = []
+    for repeat in range(1 + NUM_REPEATS_OF_PASSES):
+        before = _own_memory(pa.default_memory_pool())
+        table = load_split_table(Path(path))
+        looked_at = sum(len(path) for path in table.listing.paths)
+        looked_at += sum(len(digest) for digest in table.listing.digests)
+        assert looked_at == NUM_ROWS * (len("class_0000/image_00000000.jpg") + 64)
+        barrier(rt.control)  # both hold it now
+        if repeat > 0:
+            found.append(max(_own_memory(pa.default_memory_pool()) - before, 0))
+        del table
+    return found
+
+
+def _own_memory(arrow: Any) -> int:
+    """Bytes of this process that are no file's; what allocators keep for later is given back."""
+    gc.collect()
+    arrow.release_unused()
+    ctypes.CDLL(None).malloc_trim(0)
+    return _status("RssAnon")
 
 
 def _measure_passes(rt: Any) -> dict[tuple[str, int], list[float]]:

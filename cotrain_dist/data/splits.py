@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from cotrain_dist.data.copies import leave_out_copies
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Fractions, Split, draw_splits
+from cotrain_dist.store.mapped import BATCH_ROWS, Column, share
 from cotrain_dist.store.run_directory import splits_file
 from cotrain_dist.types import Role, TrainingSet
 
@@ -62,18 +64,18 @@ class SplitTable:
         # The one place where true labels become what a model learns; those of U never do.
         return TrainingSet(sample_ids, self.class_ids[sample_ids], is_pseudo)
 
-    def to_arrow(self) -> pa.Table:
+    def to_arrow(self, rows: slice = slice(None)) -> pa.Table:
         """As stored: one row per sample_id, the class names in order in the schema's metadata."""
-        names = self.class_names
+        names, listing = self.class_names, self.listing
         columns = {
-            "source": _text_column(self.listing.sources),
-            "path": _text_column(self.listing.paths),
+            "source": _text_column(listing.sources[rows]),
+            "path": _text_column(listing.paths[rows]),
             "class": _text_column(
-                [None if i == UNKNOWN else names[i] for i in self.class_ids.tolist()]
+                [None if i == UNKNOWN else names[i] for i in self.class_ids[rows].tolist()]
             ),
-            "split": _text_column([Split(split).name for split in self.splits.tolist()]),
-            "size": _number_column(self.listing.sizes),
-            "sha256": _text_column(self.listing.digests),
+            "split": _text_column([Split(split).name for split in self.splits[rows].tolist()]),
+            "size": _number_column(listing.sizes[rows]),
+            "sha256": _text_column(listing.digests[rows]),
         }
         return pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
 
@@ -81,8 +83,11 @@ class SplitTable:
     def digest(self) -> str:
         """SHA-256 over all rows: what a checkpoint must have been made from."""
         # Of the rows and not of the file: Parquet files name the version that has written them.
-        text = "\n".join(map(str, self.to_arrow().to_pylist()))
-        return hashlib.sha256(text.encode()).hexdigest()
+        digest = hashlib.sha256()
+        for start in range(0, len(self.splits), BATCH_ROWS):
+            rows = self.to_arrow(slice(start, start + BATCH_ROWS)).to_pylist()
+            digest.update(("\n" if start else "").encode() + "\n".join(map(str, rows)).encode())
+        return digest.hexdigest()
 
     def to_parquet(self) -> bytes:
         """The content of splits.parquet."""
@@ -160,25 +165,52 @@ def load_split_table(path: Path) -> SplitTable:
 
 
 def parse_split_table(content: bytes) -> SplitTable:
-    """The table that `to_parquet` wrote."""
-    table = pq.ParquetFile(pa.BufferReader(content)).read()
-    if not len(table):
+    """The table that `to_parquet` wrote. Rows that only readers need are shared by all ranks."""
+    file = pq.ParquetFile(pa.BufferReader(content))
+    if not file.metadata.num_rows:
         raise ValueError("it has no rows")
-    is_earlier = EARLIER_COLUMN in table.column_names
-    columns = {name: table.column(name).to_pylist() for name in COLUMNS if name != "split"}
-    names_of_splits = table.column(EARLIER_COLUMN if is_earlier else "split").to_pylist()
+    is_earlier = EARLIER_COLUMN in file.schema_arrow.names
     # Not read off the rows: ids follow the order in which the source named its classes.
-    names = tuple(json.loads(table.schema.metadata[b"class_names"]))
-    id_of: dict[str | None, int] = {name: class_id for class_id, name in enumerate(names)}
+    names = tuple(json.loads(file.schema_arrow.metadata[b"class_names"]))
     # Images without a label are rows like all others: a sample_id is a row.
-    id_of[None] = UNKNOWN
-    listing = Listing(
-        sources=tuple(columns["source"]),
-        paths=tuple(columns["path"]),
-        class_ids=torch.tensor([id_of[name] for name in columns["class"]]),
-        class_names=names,
-        sizes=tuple(columns["size"]),
-        digests=tuple(columns["sha256"]),
+    class_ids = _places_in(names, _column(file, "class"), null=UNKNOWN)
+    splits = _places_in(
+        [split.name for split in Split], _column(file, EARLIER_COLUMN if is_earlier else "split")
     )
-    splits = torch.tensor([Split[name].value for name in names_of_splits])
-    return SplitTable(listing, splits)
+    of_listing = [name for name in COLUMNS if name not in ("class", "split")]
+    missing = set(of_listing) - set(file.schema_arrow.names)
+    if missing:
+        raise KeyError(f"no column {min(missing)}")
+    rows = share(
+        content,
+        file.metadata.num_rows,
+        lambda: file.iter_batches(BATCH_ROWS, columns=of_listing),
+    )
+    listing = Listing(
+        sources=Column(rows["source"]),
+        paths=Column(rows["path"]),
+        class_ids=class_ids,
+        class_names=names,
+        sizes=Column(rows["size"]),
+        digests=Column(rows["sha256"]),
+    )
+    values = torch.tensor([split.value for split in Split])
+    return SplitTable(listing, values[splits])
+
+
+def _column(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:
+    return file.read(columns=[name]).column(name)
+
+
+def _places_in(
+    names: Sequence[str], column: pa.ChunkedArray, null: int | None = None
+) -> torch.Tensor:
+    """Where each value stands in `names`, [N] int64; raises KeyError for one that does not."""
+    if pa.types.is_null(column.type):  # no image has a label
+        column = column.cast(pa.string())
+    found = pc.index_in(column, value_set=_text_array(names).cast(column.type))
+    if found.null_count > (0 if null is None else column.null_count):
+        unknown = set(column.unique().to_pylist()) - set(names) - {None}
+        raise KeyError(f"an unknown value, {min(map(str, unknown or {None}))}")
+    places = found.fill_null(0 if null is None else null).to_numpy()
+    return torch.from_numpy(places.astype(np.int64))

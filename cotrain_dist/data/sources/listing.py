@@ -19,18 +19,22 @@ UNLABELED, TEST = "unlabeled", "test"
 
 @dataclass(frozen=True)
 class Listing:
-    """All images of a run; a row is a sample_id."""
+    """All images of a run; a row is a sample_id.
 
-    sources: tuple[str, ...]
+    Columns are tuples while images are listed, and then those of a file that all ranks share
+    (`store.mapped`).
+    """
+
+    sources: Sequence[str]
     """Where each image comes from: the configured source, or `unlabeled` or `test`."""
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     """Relative to the source's folder, `/` between the parts; or the row in the source."""
     class_ids: Tensor
     """[N] int64, UNKNOWN for images without a label."""
     class_names: tuple[str, ...]
-    sizes: tuple[int, ...]
+    sizes: Sequence[int]
     """Bytes."""
-    digests: tuple[str, ...]
+    digests: Sequence[str]
     """SHA-256 of the content."""
 
     @property
