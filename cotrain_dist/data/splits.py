@@ -173,7 +173,8 @@ def parse_split_table(content: bytes) -> SplitTable:
     # Not read off the rows: ids follow the order in which the source named its classes.
     names = tuple(json.loads(file.schema_arrow.metadata[b"class_names"]))
     # Images without a label are rows like all others: a sample_id is a row.
-    class_ids = _places_in(names, _column(file, "class"), null=UNKNOWN)
+    # UNKNOWN is the place before the first name.
+    class_ids = _places_in([None, *names], _column(file, "class")) + UNKNOWN
     splits = _places_in(
         [split.name for split in Split], _column(file, EARLIER_COLUMN if is_earlier else "split")
     )
@@ -202,15 +203,18 @@ def _column(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:
     return file.read(columns=[name]).column(name)
 
 
-def _places_in(
-    names: Sequence[str], column: pa.ChunkedArray, null: int | None = None
-) -> torch.Tensor:
+def _places_in(names: Sequence[str | None], column: pa.ChunkedArray) -> torch.Tensor:
     """Where each value stands in `names`, [N] int64; raises KeyError for one that does not."""
     if pa.types.is_null(column.type):  # no image has a label
         column = column.cast(pa.string())
     found = pc.index_in(column, value_set=_text_array(names).cast(column.type))
-    if found.null_count > (0 if null is None else column.null_count):
-        unknown = set(column.unique().to_pylist()) - set(names) - {None}
-        raise KeyError(f"an unknown value, {min(map(str, unknown or {None}))}")
-    places = found.fill_null(0 if null is None else null).to_numpy()
-    return torch.from_numpy(places.astype(np.int64))
+    if found.null_count:
+        unknown = set(column.unique().to_pylist()) - set(names)
+        raise KeyError(f"an unknown value, {min(map(str, unknown))}")
+    # Of the buffers themselves: `to_numpy` imports pandas as well.
+    parts = [
+        np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset : chunk.offset + len(chunk)]
+        for chunk in found.chunks
+        if len(chunk)
+    ]
+    return torch.from_numpy(np.concatenate(parts).astype(np.int64))
