@@ -76,7 +76,8 @@ def test_the_launcher_gets_the_cpus_of_its_gpus(
     sinfo.write_text(f"#!/bin/sh\ncat {sbatch.parent}/nodes\n")
     sinfo.chmod(0o755)
     run = str(tmp_path / "run")
-    assert cli.main(["submit", *words, *SETTINGS, "--output_dir", run]) == 0
+    words = [*words, *SETTINGS, "--train.batch_size", "40"]
+    assert cli.main(["submit", *words, "--output_dir", run]) == 0
     options = sbatch.read_text().splitlines()[-1].split()
     found = options[options.index("--cpus-per-task") + 1] if "--cpus-per-task" in options else None
     assert found == expected

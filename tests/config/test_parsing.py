@@ -77,6 +77,11 @@ RULES = [
     ("--selection.threshold 1", "selection.threshold", ": 1.0: must lie between 0 and 1"),
     ("--pool.batch_size 0", "pool.batch_size", ": 0: must be at least 1"),
     ("--distributed.timeout_seconds 0", "distributed.timeout_seconds", ": 0.0: must be at least 1"),
+    (
+        "--distributed.stalled_after_seconds 2",
+        "distributed.stalled_after_seconds",
+        ": 2.0: must not be below distributed.lost_after_seconds, 60",
+    ),
     ("--seed -1", "seed", ": -1: must not be negative"),
     (
         "--pretrain.num_epochs 0 --cotrain.num_epochs 0 --cotrain.warmup_epochs 0",
