@@ -2,13 +2,14 @@
 
     python benchmarks/image_path.py [--data_root PATH/TO/caltech101]
 
-One process, one thread, 64 pixels. The product's own epoch and its own pass over U, the pixel cache
+One process, one thread, one core, 64 pixels. The product's own epoch and its own pass over U, the pixel cache
 warm, cold and off, take turns with a bare loop of the same model, and with timm's loader. Without
-CLASS_FOLDERS the images are generated: smooth noise, 128 to 180 pixels, JPEG.
+a data set the images are generated: smooth noise, 128 to 180 pixels, JPEG.
 """
 
 import argparse
 import copy
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -262,13 +263,16 @@ def targets_of(name: str, root: Path, folder: Path) -> list[Target]:
 def targets(root: Path | None = None) -> list[Target]:
     """All of them, for both models."""
     torch.set_num_threads(1)
-    found = []
+    found, allowed = [], os.sched_getaffinity(0)
+    # One core as well as one thread: a loader's processes would take another one.
+    os.sched_setaffinity(0, {min(allowed)})
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if root is None:
             root = generate_images(folder / "images")
         for model in MODELS:
             found += targets_of(model, root, folder / model)
+    os.sched_setaffinity(0, allowed)
     return found
 
 

@@ -9,7 +9,7 @@ from PIL import Image, features
 
 from cotrain_dist.version import PIXELS_VERSION
 
-MARGIN = 1.5
+MARGIN = 1.25
 """Side of what training reads, over the side of what the model sees: crops keep their detail, and
 the largest ones are sampled at no more than this distance."""
 

@@ -159,7 +159,7 @@ def test_two_views_have_a_cache_each(tmp_path: Path) -> None:
     sides = [
         next(iter(source.batches(view, BATCHES[:1]))).values.shape[1] for view in (VIEW, other)
     ]
-    assert sides == [12, 24]
+    assert sides == [10, 20]
     assert len(list(tmp_path.iterdir())) == 2
 
 

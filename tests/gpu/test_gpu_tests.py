@@ -11,6 +11,7 @@ from conftest import ON_GPUS, a_skip_fails
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so_and_fails() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu"],

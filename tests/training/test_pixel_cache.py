@@ -51,12 +51,13 @@ def config_of(root: Path, cache: object, **data: Any) -> Config:
     )
 
 
+@pytest.mark.parametrize("worlds", [(1, 2), pytest.param((3, 4), marks=pytest.mark.slow)])
 def test_votes_and_steps_are_the_same_in_every_world_cold_and_warm(
-    digits_folder: Path, tmp_path: Path
+    worlds: tuple[int, ...], digits_folder: Path, tmp_path: Path
 ) -> None:
     (plain,) = run_ranks(votes_and_weights, 1, tmp_path, config_of(digits_folder, "off"))
     assert len(plain) == 70 + 2
-    for num_ranks in (1, 2, 3, 4):
+    for num_ranks in worlds:
         folder = tmp_path / f"cache-{num_ranks}"
         for way in ("cold", "warm"):
             config = config_of(digits_folder, folder, num_workers=num_ranks % 2)
