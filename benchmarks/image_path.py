@@ -2,9 +2,9 @@
 
     python benchmarks/image_path.py [--data_root PATH/TO/caltech101]
 
-One process, one thread, one core, 64 pixels. The product's own epoch and its own pass over U, the pixel cache
-warm, cold and off, take turns with a bare loop of the same model, and with timm's loader. Without
-a data set the images are generated: smooth noise, 128 to 180 pixels, JPEG.
+One process, one thread, one core, 64 pixels. The product's own epoch and its own pass over U, the
+pixel cache warm, cold and off, take turns with a bare loop of the same model, and with timm's
+loader. Without a data set the images are generated: smooth noise, 128 to 180 pixels, JPEG.
 """
 
 import argparse

@@ -110,6 +110,7 @@ def test_a_stopped_rank_ends_the_waiting_one(tmp_path: Path) -> None:
     assert "train --resume" in printed
 
 
+@pytest.mark.slow
 def test_a_short_pause_is_survived(tmp_path: Path) -> None:
     pause_seconds = LOST_AFTER_SECONDS / 3
     pauser = _Pauser(tmp_path, pause_seconds)

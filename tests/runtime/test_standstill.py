@@ -111,6 +111,7 @@ def _take_long(config: Config) -> list[float]:
     return seconds
 
 
+@pytest.mark.slow
 def test_slow_work_and_waiting_for_it_are_no_standstill(tmp_path: Path) -> None:
     limit = 3.0
     limits = {"lost_after_seconds": limit, "stalled_after_seconds": limit}
