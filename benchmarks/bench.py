@@ -89,7 +89,7 @@ def report(targets: Sequence[Target], worlds: dict[int, tuple[float, float]], wh
     lines += ["", "| what was measured | median | least and most |", "|---|---|---|"]
     for target in targets:
         for name, values in target.measured.items():
-            own = name if name.startswith(target.name.split(":")[0]) else f"{target.name}: {name}"
+            own = f"{target.name.split(':')[0]}: {name}"
             spread = f"{_rounded(min(values))} to {_rounded(max(values))}"
             lines.append(f"| {own} | {_rounded(median(values))} | {spread} |")
     lines += [

@@ -195,6 +195,10 @@ def timm_pass(bench: Bench, flags: dict[str, object]) -> Callable[[], None]:
     return run
 
 
+def _named(flags: dict[str, object]) -> str:
+    return f"timm's loader, {flags['num_workers']} workers, prefetcher {flags['use_prefetcher']}"
+
+
 def targets_of(name: str, root: Path, folder: Path) -> list[Target]:
     """The targets of one model."""
     with bench_of(name, root, folder) as bench:
@@ -214,14 +218,14 @@ def targets_of(name: str, root: Path, folder: Path) -> list[Target]:
         for action in actions.values():  # warms the cache and the allocator
             action()
         trained = seconds_in_turns(actions)
-        loaders = {str(flags): timm_pass(bench, flags) for flags in TIMM_FLAGS}
+        loaders = {_named(flags): timm_pass(bench, flags) for flags in TIMM_FLAGS}
         first = seconds_in_turns(loaders, num_repeats=2)
         best = min(first, key=lambda flags: min(first[flags]))
         actions = {
             "bare pass": bare_pass(bench),
             "pass, warm": lambda: bench.label(warm),
             "pass, off": lambda: bench.label(bench.source("off")),
-            f"timm {best}": loaders[best],
+            best: loaders[best],
         }
         for action in actions.values():
             action()
@@ -230,7 +234,7 @@ def targets_of(name: str, root: Path, folder: Path) -> list[Target]:
     per_image = {
         f"{way}, images/s": [len(bench.learned) / s for s in own] for way, own in trained.items()
     } | {f"{way}, images/s": [len(bench.pool) / s for s in own] for way, own in labeled.items()}
-    timms = labeled[f"timm {best}"]
+    timms = labeled[best]
     return [
         Target(
             name=f"{name}: training, cache warm, over the bare loop",
