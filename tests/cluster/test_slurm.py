@@ -160,7 +160,7 @@ def test_one_launcher_a_node_has_all_its_cpus(cluster: Cluster, tmp_path: Path) 
 def test_restarts_without_a_commit_end_the_job(cluster: Cluster, tmp_path: Path) -> None:
     """An epoch longer than the job's time: a warning comes before the first commit, each time."""
     model = ["--model_a.name", "resnet18", "--model_b.name", "resnet18", "--data.image_size", "96"]
-    size = ["--data.labeled_per_class", "40", "--train.batch_size", "2"]
+    size = ["--data.labeled_per_class", "40", "--train.batch_size", "2", "--exchange", "none"]
     job = submit(cluster, tmp_path, "--time", "10", settings=[*SETTINGS, *model, *size])
     for start in (1, 2, 3):
         line = f"run run, attempt {start}:"
