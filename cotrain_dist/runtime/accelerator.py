@@ -154,6 +154,11 @@ class Runtime:
         is_of_library = isinstance(error, RuntimeError) and not isinstance(error, TrainingError)
         if self.heartbeat is not None and is_of_library:
             reason = self.heartbeat.peer_that_left() or error
+            if reason is error and "gloo" in str(error).lower():
+                # A peer whose own watch has ended it leaves no word; this rank's watch sees the
+                # same and ends it with the true reason, unless there is none.
+                self.heartbeat.watch_on()
+                reason = self.heartbeat.peer_that_left() or error
         self.abandon(f"{type(reason).__name__}: {reason}".splitlines()[0])
         # After the others have been told, and have ended: they may have been writing.
         if isinstance(reason, UserError):

@@ -246,6 +246,10 @@ class Heartbeat:
             if time.monotonic() - self._last_answer > self.lost_after_seconds + self._interval:
                 self._lose_store("no answer")
 
+    def watch_on(self) -> None:
+        """Let the threads look at all ranks twice more; they may end the process."""
+        self._stopped.wait(2 * self._interval + GRACE_SECONDS)
+
     def peer_that_left(self) -> PeerLostError | PeerUserError | None:
         """An error about another rank that has ended with one; None where none says so.
 
