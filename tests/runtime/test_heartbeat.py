@@ -147,6 +147,7 @@ def _suspend_all(folder: Path) -> None:
     (folder / "go").touch()
 
 
+@pytest.mark.slow
 def test_a_job_that_was_suspended_goes_on(tmp_path: Path) -> None:
     threading.Thread(target=_suspend_all, args=(tmp_path,), daemon=True).start()
     run_ranks(_be_suspended, 2, tmp_path, _config(tmp_path), tmp_path)

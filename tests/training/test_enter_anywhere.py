@@ -57,7 +57,7 @@ def _leaving(train_step: Any, num_steps: int) -> Any:
     return counted
 
 
-@pytest.mark.parametrize("num_ranks", [1, 3])
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_an_epoch_is_entered_in_its_middle(
     num_ranks: int, digits_folder: Path, tmp_path: Path
 ) -> None:

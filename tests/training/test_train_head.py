@@ -89,7 +89,9 @@ def alone(
     return tmp_path
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3, 4])
+@pytest.mark.parametrize(
+    "num_ranks", [2, *(pytest.param(num, marks=pytest.mark.slow) for num in (3, 4))]
+)
 def test_every_world_has_the_same_features_heads_and_selections(
     num_ranks: int, alone: Path, digits_folder: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:
