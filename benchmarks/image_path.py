@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ TIMM_FLAGS = [
     for workers in (0, 1)
     for prefetcher in (False, True)
 ]
+
+
+TIMM = "timm's loader"
+TRAIN_BOUND, COLD_BOUND = 0.95, 1.15
 
 
 def generate_images(folder: Path, num_classes: int = 8, num_images: int = 6000) -> Path:
@@ -195,72 +200,90 @@ def timm_pass(bench: Bench, flags: dict[str, object]) -> Callable[[], None]:
     return run
 
 
-def _named(flags: dict[str, object]) -> str:
-    return f"timm's loader, {flags['num_workers']} workers, prefetcher {flags['use_prefetcher']}"
+Seconds = dict[str, list[float]]
+"""Of each way by name, one for each repeat."""
 
 
-def targets_of(name: str, root: Path, folder: Path) -> list[Target]:
-    """The targets of one model."""
-    with bench_of(name, root, folder) as bench:
-        warm, fresh = bench.source(str(folder / "warm")), iter(range(10**6))
+def train_in_turns(bench: Bench, warm: PixelSource) -> Seconds:
+    """Epochs: bare, and the product's with a cache that is warm, cold, off."""
+    fresh = count()
 
-        def cold() -> None:
-            place = folder / f"cold-{next(fresh)}"
-            bench.train(bench.source(str(place)))
-            shutil.rmtree(place)
+    def cold() -> None:
+        place = bench.folder / f"cold-{next(fresh)}"
+        bench.train(bench.source(str(place)))
+        shutil.rmtree(place)
 
-        actions = {
+    return _warmed_up(
+        {
             "bare epoch": bare_epoch(bench),
             "epoch, warm": lambda: bench.train(warm),
             "epoch, cold": cold,
             "epoch, off": lambda: bench.train(bench.source("off")),
         }
-        for action in actions.values():  # warms the cache and the allocator
-            action()
-        trained = seconds_in_turns(actions)
-        loaders = {_named(flags): timm_pass(bench, flags) for flags in TIMM_FLAGS}
-        first = seconds_in_turns(loaders, num_repeats=2)
-        best = min(first, key=lambda flags: min(first[flags]))
-        actions = {
+    )
+
+
+def label_in_turns(bench: Bench, warm: PixelSource) -> Seconds:
+    """Passes over U: bare, the product's, and behind timm's loader with its best flags."""
+    loaders = {f"{TIMM}, {flags}": timm_pass(bench, flags) for flags in TIMM_FLAGS}
+    first = seconds_in_turns(loaders, num_repeats=2)
+    best = min(first, key=lambda name: min(first[name]))
+    return _warmed_up(
+        {
             "bare pass": bare_pass(bench),
             "pass, warm": lambda: bench.label(warm),
             "pass, off": lambda: bench.label(bench.source("off")),
             best: loaders[best],
         }
-        for action in actions.values():
-            action()
-        labeled = seconds_in_turns(actions)
+    )
+
+
+def _warmed_up(actions: dict[str, Callable[[], None]]) -> Seconds:
+    for action in actions.values():  # the cache and the allocator
+        action()
+    return seconds_in_turns(actions)
+
+
+def targets_of(name: str, root: Path, folder: Path) -> list[Target]:
+    """The targets of one model."""
+    with bench_of(name, root, folder) as bench:
+        warm = bench.source(str(folder / "warm"))
+        trained, labeled = train_in_turns(bench, warm), label_in_turns(bench, warm)
         warm.close()
-    per_image = {
-        f"{way}, images/s": [len(bench.learned) / s for s in own] for way, own in trained.items()
-    } | {f"{way}, images/s": [len(bench.pool) / s for s in own] for way, own in labeled.items()}
-    timms = labeled[best]
+        nums = dict.fromkeys(trained, len(bench.learned)) | dict.fromkeys(labeled, len(bench.pool))
+    seconds = trained | labeled
+    speeds = {
+        f"{way}, images/s": [nums[way] / value for value in own] for way, own in seconds.items()
+    }
+    (timms,) = [own for way, own in labeled.items() if way.startswith(TIMM)]
+
+    def target(what: str, over: list[float], under: list[float], bound: float) -> Target:
+        return Target(
+            name=f"{name}: {what}",
+            values=ratios(over, under),
+            bound=bound,
+            is_least=bound != COLD_BOUND,
+            measured=speeds if bound == TRAIN_BOUND else {},  # once for all of them
+        )
+
+    warm_pass = seconds["pass, warm"]
     return [
-        Target(
-            name=f"{name}: training, cache warm, over the bare loop",
-            values=ratios(trained["bare epoch"], trained["epoch, warm"]),
-            bound=0.95,
-            is_least=True,
-            measured=per_image,
+        target(
+            "training, cache warm, over the bare loop",
+            seconds["bare epoch"],
+            seconds["epoch, warm"],
+            TRAIN_BOUND,
         ),
-        Target(
-            name=f"{name}: an epoch that fills the cache, over one without",
-            values=ratios(trained["epoch, cold"], trained["epoch, off"]),
-            bound=1.15,
-            is_least=False,
+        target(
+            "an epoch that fills the cache, over one without",
+            seconds["epoch, cold"],
+            seconds["epoch, off"],
+            COLD_BOUND,
         ),
-        Target(
-            name=f"{name}: pass over U, cache warm, over the bare loop",
-            values=ratios(labeled["bare pass"], labeled["pass, warm"]),
-            bound=0.90,
-            is_least=True,
+        target(
+            "pass over U, cache warm, over the bare loop", seconds["bare pass"], warm_pass, 0.90
         ),
-        Target(
-            name=f"{name}: pass over U, cache warm, over timm's loader",
-            values=ratios(timms, labeled["pass, warm"]),
-            bound=2.0,
-            is_least=True,
-        ),
+        target("pass over U, cache warm, over timm's loader", timms, warm_pass, 2.0),
     ]
 
 

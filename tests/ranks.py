@@ -399,6 +399,22 @@ def history_of(run: Path) -> list[dict[str, Any]]:
     ]
 
 
+class GradientRecorder:
+    """In a body: stands for an optimizer, and keeps the gradient that it is given."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.gradient: dict[str, Any] = {}
+
+    def step(self) -> None:
+        for name, parameter in self._model.named_parameters():
+            assert parameter.grad is not None
+            self.gradient[name] = parameter.grad.cpu().clone()
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        pass
+
+
 def build_students(config: Config) -> tuple[list[Any], Any, Any]:
     """In a body: the students this rank holds, with their first weights, images and context.
 

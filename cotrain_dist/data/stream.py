@@ -15,7 +15,8 @@ from torch import Tensor
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import Listing, ReadImage, image_reader
 from cotrain_dist.data.views import View
-from cotrain_dist.store.pixels import NoRoom, PixelCache, default_folder
+from cotrain_dist.store.features import default_folder
+from cotrain_dist.store.pixels import NoRoom, PixelCache
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,12 @@ class PixelSource:
     ) -> list[int]:
         """Fill in what the cache holds; the places that it does not."""
         before = cache.num_damaged
-        missing = cache.read(ids, pixels, sizes)
+        try:
+            missing = cache.read(ids, pixels, sizes)
+        except OSError as error:  # a disk that fails, a file server that forgot the file
+            cache.can_write = False
+            self._tell(_not_kept(error))
+            return list(range(len(ids)))
         if cache.num_damaged and not before:
             self._tell(_damaged(cache))
         return missing
@@ -177,7 +183,7 @@ def pixels_of(
     """The pixels of a listing's images. Raises UserError where they are not there as listed."""
 
     def open_cache(view: View) -> PixelCache:
-        folder = default_folder() if data.cache == "auto" else Path(data.cache)
+        folder = default_folder("pixels") if data.cache == "auto" else Path(data.cache)
         return PixelCache(
             folder, view.about(), listing.digests, view.side, most_gigabytes=data.cache_gb
         )

@@ -33,7 +33,7 @@ from cotrain_dist.runtime.launch import check_environment, check_world
 from cotrain_dist.runtime.roll_call import Facts, call_the_roll
 from cotrain_dist.runtime.standstill import Progress
 from cotrain_dist.runtime.stop import ends_after
-from cotrain_dist.runtime.threads import describe_threads
+from cotrain_dist.runtime.threads import describe_threads, usable_cores
 from cotrain_dist.runtime.tracking import check_tracker, track_record
 from cotrain_dist.types import Role
 from cotrain_dist.version import __version__, source_digest
@@ -109,8 +109,7 @@ class Runtime:
     def num_cpus(self) -> int:
         """CPUs that this process may count on: those it may use, shared with its node's ranks."""
         node = self.rows[self.global_rank].node
-        allowed = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-        return max(1, len(allowed) // sum(row.node == node for row in self.rows))
+        return max(1, usable_cores() // sum(row.node == node for row in self.rows))
 
     @property
     def roles_here(self) -> tuple[Role, ...]:

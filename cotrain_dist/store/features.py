@@ -32,10 +32,10 @@ DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dt
 ABOUT = "about.json"
 
 
-def default_folder() -> Path:
-    """Where features lie unless the settings say: in the user's cache."""
+def default_folder(what: str = "features") -> Path:
+    """Where features, or other things that are kept, lie unless the settings say."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "cotrain_dist" / "features"
+    return Path(root) / "cotrain_dist" / what
 
 
 class FeatureStore:

@@ -9,6 +9,7 @@ only with the right checksum, at every read. The file is read and written and no
 disk or a file cut short is then an error to act on, where a mapping would end the process.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -33,12 +34,6 @@ ABOUT, PIXELS = "about.json", "pixels"
 
 class NoRoom(Exception):
     """Why a cache is not begun: it would grow over a limit."""
-
-
-def default_folder() -> Path:
-    """Where pixels lie unless the settings say: in the user's cache."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "cotrain_dist" / "pixels"
 
 
 class PixelCache:
@@ -118,13 +113,14 @@ class PixelCache:
         """Fill in what is kept; returns the places of `sample_ids` that are not.
 
         pixels: [n, side, side, 3], written to. sizes: [n, 2], width and height before shrinking,
-        written to.
+        written to. Raises OSError where the file cannot be read.
         """
         missing = []
         header, file = np.zeros(1, dtype=HEADER), self._file.fileno()
         for place, row in enumerate(self._row_of[sample_ids].tolist()):
             target = pixels[place]
-            count = os.preadv(file, [header.data, target.data], row * self._row_bytes)
+            with atomic.naming(self.path):
+                count = os.preadv(file, [header.data, target.data], row * self._row_bytes)
             checksum, width, height = header[0].item()
             if count == self._row_bytes and width:
                 if checksum == _checksum(target, width, height):
@@ -141,7 +137,7 @@ class PixelCache:
         with atomic.naming(self.path):
             count = os.pwritev(self._file.fileno(), [header.data, pixels.data], start)
             if count != self._row_bytes:  # a disk that fills up takes a part first
-                raise OSError(28, os.strerror(28))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Close the file."""

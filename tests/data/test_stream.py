@@ -154,6 +154,25 @@ def test_a_disk_that_fills_up_ends_the_keeping_and_not_the_run(
     assert str(cache.path) in line
 
 
+def test_a_cache_that_cannot_be_read_any_more_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    source = PixelSource(
+        read_noise, open_cache=lambda view: opened(tmp_path, view), tell=said.append
+    )
+    plain = list(source.batches(VIEW, BATCHES))
+
+    def fail(*_: object) -> int:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.preadv", fail)
+    assert equal(plain, list(source.batches(VIEW, BATCHES)))
+    assert set(said)
+    assert all("Input/output error" in line for line in said)
+    assert str(tmp_path) in said[0]
+
+
 def test_two_views_have_a_cache_each(tmp_path: Path) -> None:
     source, other = cache_in(tmp_path), whole_view(16)
     sides = [

@@ -8,7 +8,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from ranks import build_students, history_of, run_ranks, tiny_config, train_run
+from ranks import GradientRecorder, build_students, history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config import Config
 from cotrain_dist.method.steps import EpochPlan
@@ -61,22 +61,6 @@ def test_groups_with_different_steps_neither_wait_nor_meet(
     assert any(of_a != of_b for of_a, of_b in steps)
 
 
-class _Recorder:
-    """Stands for an optimizer; keeps the gradient that it is given."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-        self.gradient: dict[str, torch.Tensor] = {}
-
-    def step(self) -> None:
-        for name, parameter in self._model.named_parameters():
-            assert parameter.grad is not None
-            self.gradient[name] = parameter.grad.cpu().clone()
-
-    def zero_grad(self, set_to_none: bool) -> None:
-        pass
-
-
 def _config(root: Path, num_ranks: int, num_micro: int) -> Config:
     return tiny_config(
         root,
@@ -97,7 +81,7 @@ def _gradient_of_a_step(config: Config) -> dict[str, torch.Tensor] | None:
             num_micro = config.train.accumulation_steps
             plan = EpochPlan((torch.arange(STEP_SIZE),), student.group.size, num_micro)
             batches = load_batches(student, learned, plan, [0], ("test",), images.pixels)
-            student.optimizer = _Recorder(student.model)
+            student.optimizer = GradientRecorder(student.model)
             student.trained.train()
             train_step(student, batches, num_micro, STEP_SIZE, ("test",))
             gradient = student.optimizer.gradient

@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from ranks import build_students, run_ranks, tiny_config, train_run
+from ranks import GradientRecorder, build_students, run_ranks, tiny_config, train_run
 from torch import nn
 
 from cotrain_dist.config import Config
@@ -18,22 +18,6 @@ from cotrain_dist.training.steps import load_batches, train_step
 from cotrain_dist.types import Role
 
 STEP_SIZE = 11  # images: 6 and 5 of them on two ranks
-
-
-class _Recorder:
-    """Stands for an optimizer; keeps the gradient that it is given."""
-
-    def __init__(self, model: torch.nn.Module) -> None:
-        self._model = model
-        self.gradient: dict[str, torch.Tensor] = {}
-
-    def step(self) -> None:
-        for name, parameter in self._model.named_parameters():
-            assert parameter.grad is not None
-            self.gradient[name] = parameter.grad.cpu().clone()
-
-    def zero_grad(self, set_to_none: bool) -> None:
-        pass
 
 
 def _config(root: Path, name: str, norm: str, num_ranks: int) -> Config:
@@ -55,7 +39,7 @@ def step_of_b(config: Config) -> dict[str, dict[str, torch.Tensor]] | None:
             learned = images.table.labeled(Role.B, "own")
             plan = EpochPlan((torch.arange(STEP_SIZE),), student.group.size, 1)
             batches = load_batches(student, learned, plan, [0], ("test",), images.pixels)
-            student.optimizer = _Recorder(student.model)
+            student.optimizer = GradientRecorder(student.model)
             student.trained.train()
             loss = train_step(student, batches, 1, STEP_SIZE, ("test",))
             seen = {
