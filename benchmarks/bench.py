@@ -17,11 +17,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import exchange
 import image_path
+import memory
 import start
 import timm
 import torch
@@ -133,7 +135,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         root = own.data_root or image_path.generate_images(Path(name))
         found: list[Target] = []
-        for part in (start.targets, lambda: image_path.targets(root), exchange.targets):
+        of_images = partial(image_path.targets, root)
+        for part in (start.targets, of_images, exchange.targets, memory.targets):
             for target in part():
                 print(target.line(), flush=True)
                 found.append(target)

@@ -1,4 +1,4 @@
-"""The exchange, its record, T and the table of images at scale, on two gloo ranks of one thread.
+"""The exchange and its record at scale, on two gloo ranks of one thread.
 
     python benchmarks/exchange.py [--num 1000000 10000000]
 
@@ -8,35 +8,16 @@ received are those of the tensors that torch.distributed fills from another rank
 """
 
 import argparse
-import ctypes
-import gc
-import hashlib
-import json
-import multiprocessing
-import os
-import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
-from targets import Target, ratios
+from targets import Target, print_all, ratios
+from two_ranks import NUM_CLASSES, in_two_ranks, peak_memory, received_bytes, table_of
 
-NUM_CLASSES = 1000
 NUM_REPEATS = 7
 THRESHOLD = 0.8
 SIZES = (10**6, 10**7)
-PASSES = {"a pass over U": 16.0, "measuring T": 100.0}
-"""Bytes that a further image may cost; a row of probabilities has 4,000, one model's."""
-PASS_SIZES = (20_000, 200_000)
-NUM_REPEATS_OF_PASSES = 3
-NUM_ROWS = 1_000_000
-"""Of the table of images."""
-START_SECONDS = 120.0
 
 
 def targets(sizes: tuple[int, ...] = SIZES) -> list[Target]:
@@ -57,7 +38,7 @@ def targets(sizes: tuple[int, ...] = SIZES) -> list[Target]:
         name = f"exchange, time of {many:,} votes to that of {few:,}"
         bound = 1.1 * many / few
         listed.append(Target(name=name, values=slower, bound=bound, is_least=False))
-    return listed + memory_targets() + table_targets()
+    return listed
 
 
 def _targets_of(size: int, worst: dict[str, list[float]]) -> list[Target]:
@@ -109,7 +90,7 @@ def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iter
     from cotrain_dist.training.evaluate import bring_together
 
     selection = SelectionConfig(threshold=THRESHOLD)
-    role, table = rt.roles_here[0], _table_of(num_images)
+    role, table = rt.roles_here[0], table_of(num_images)
     shards = {role: _votes_of(role, num_images)}
     pool_ids = torch.arange(num_images)
 
@@ -140,7 +121,7 @@ def _watch(
     from cotrain_dist.runtime.collectives import barrier
 
     barrier(rt.control)
-    with _peak_memory() as peak, _received_bytes() as received:
+    with peak_memory() as peak, received_bytes() as received:
         started = time.perf_counter()
         result = action()
         seconds = time.perf_counter() - started
@@ -151,135 +132,6 @@ def _watch(
     ):
         found.setdefault(key, []).append(value)
     return result
-
-
-def memory_targets() -> list[Target]:
-    """Peak memory of a pass over U and of measuring T: what each further image adds to it."""
-    found = in_two_ranks(_measure_passes)
-    listed = []
-    few, many = PASS_SIZES
-    for name, bound in PASSES.items():
-        peaks = {
-            size: [max(both) for both in zip(*(rank[name, size] for rank in found), strict=True)]
-            for size in (few, many)
-        }
-        pairs = zip(peaks[few], peaks[many], strict=True)
-        listed.append(
-            Target(
-                name=f"{name}, {NUM_CLASSES:,} classes: peak memory for each further image",
-                values=[(more - less) / (many - few) for less, more in pairs],
-                bound=bound,
-                is_least=False,
-                unit="B",
-                measured={
-                    f"{size:,} images, MiB": [value / 2**20 for value in values]
-                    for size, values in peaks.items()
-                },
-            )
-        )
-    return listed
-
-
-def table_targets() -> list[Target]:
-    """The table of images on each of two ranks: memory that is the rank's own, by image."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "splits.parquet"
-        _write_table(path)
-        found = in_two_ranks(_measure_table, str(path))
-    values = [max(both) / NUM_ROWS for both in zip(*found, strict=True)]
-    name = f"table of {NUM_ROWS:,} images, own memory of a rank for each"
-    return [Target(name=name, values=values, bound=64.0, is_least=False, unit="B")]
-
-
-def _write_table(path: Path) -> None:
-    """A splits.parquet of images in class folders."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    names = [f"class_{number:04d}" for number in range(NUM_CLASSES)]
-    rows = range(NUM_ROWS)
-    columns = {
-        "source": ["imagefolder"] * NUM_ROWS,
-        "path": [f"{names[i % NUM_CLASSES]}/image_{i:08d}.jpg" for i in rows],
-        "class": [names[i % NUM_CLASSES] for i in rows],
-        "split": ["U"] * NUM_ROWS,
-        "size": [10_000 + i % 5000 for i in rows],
-        "sha256": [hashlib.sha256(i.to_bytes(8, "big")).hexdigest() for i in rows],
-    }
-    table = pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
-    pq.write_table(table, path)
-
-
-def _measure_table(rt: Any, path: str) -> list[int]:
-    """On one rank: bytes of its own for the table, once its rows have been looked at."""
-    import pyarrow as pa
-
-    from cotrain_dist.data.splits import load_split_table
-    from cotrain_dist.runtime.collectives import barrier
-
-    found = []
-    for repeat in range(1 + NUM_REPEATS_OF_PASSES):
-        before = _own_memory(pa.default_memory_pool())
-        table = load_split_table(Path(path))
-        looked_at = sum(len(path) for path in table.listing.paths)
-        looked_at += sum(len(digest) for digest in table.listing.digests)
-        assert looked_at == NUM_ROWS * (len("class_0000/image_00000000.jpg") + 64)
-        barrier(rt.control)  # both hold it now
-        if repeat > 0:
-            found.append(max(_own_memory(pa.default_memory_pool()) - before, 0))
-        del table
-    return found
-
-
-def _own_memory(arrow: Any) -> int:
-    """Bytes of this process that are no file's; what allocators keep for later is given back."""
-    gc.collect()
-    arrow.release_unused()
-    ctypes.CDLL(None).malloc_trim(0)
-    return _status("RssAnon")
-
-
-def _measure_passes(rt: Any) -> dict[tuple[str, int], list[float]]:
-    """On one rank: peak memory by name and number of images, one value for each repeat."""
-    import torch
-
-    from cotrain_dist.method.splits import Split
-    from cotrain_dist.training.evaluate import measure_split, pass_over
-    from cotrain_dist.training.pool import packed_votes
-
-    torch.manual_seed(0)
-    role = rt.roles_here[0]
-    student: Any = SimpleNamespace(
-        role=role,
-        group=rt.role_groups[role],
-        model=torch.nn.Linear(16, NUM_CLASSES),
-        inputs=lambda batches, *rest: (torch.rand(len(batch), 16) for batch in batches),
-    )
-    ctx: Any = SimpleNamespace(
-        runtime=rt,
-        config=SimpleNamespace(pool=SimpleNamespace(batch_size=256)),
-        reporter=SimpleNamespace(track=lambda *what: nullcontext(lambda num_done: None)),
-    )
-
-    def label(images: Any, ids: torch.Tensor) -> Any:
-        return pass_over(student, ids, packed_votes, "label U:", images, ctx)
-
-    def measure(images: Any, ids: torch.Tensor) -> Any:
-        return measure_split([student], Split.U, images, ctx)
-
-    peaks: dict[tuple[str, int], list[float]] = {}
-    for repeat in range(1 + NUM_REPEATS_OF_PASSES):
-        for name, action in zip(PASSES, (label, measure), strict=True):
-            for size in PASS_SIZES:
-                images = SimpleNamespace(table=_table_of(size), pixels=None)
-                ids = torch.arange(size)
-                with _peak_memory() as peak:
-                    action(images, ids)
-                if repeat > 0:  # the first one also pays for what the libraries set up
-                    peaks.setdefault((name, size), []).append(peak[0])
-                if repeat == 0:
-                    break
-    return peaks
 
 
 def _record_of(votes: Any, exchanged: Any, table: Any, pool_ids: Any, rt: Any) -> Callable[[], Any]:
@@ -328,25 +180,6 @@ def _votes_of(role: Any, num_images: int) -> Any:
     return packed
 
 
-def _table_of(num_images: int) -> Any:
-    """A table without paths: as many images of U with a true class."""
-    import torch
-
-    from cotrain_dist.method.splits import Split
-
-    class Table:
-        class_ids = torch.randint(
-            NUM_CLASSES, (num_images,), generator=torch.Generator().manual_seed(7)
-        )
-        class_names = tuple(map(str, range(NUM_CLASSES)))
-        splits = torch.full((num_images,), Split.U, dtype=torch.int8)
-
-        def sample_ids(self, split: Split) -> torch.Tensor:
-            return (self.splits == split).nonzero().flatten()
-
-    return Table()
-
-
 def _equal(first: Any, second: Any) -> bool:
     import torch
 
@@ -357,115 +190,11 @@ def _equal(first: Any, second: Any) -> bool:
     )
 
 
-@contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """Of this process within the block, beyond what it held before; Linux."""
-    gc.collect()
-    # Freed memory that malloc keeps would hide the peak.
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the mark begins anew
-    before = _status("VmRSS")
-    peak = [0]
-    yield peak
-    peak[0] = max(_status("VmHWM") - before, 0)
-
-
-def _status(name: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(name)
-
-
-@contextmanager
-def _received_bytes() -> Iterator[list[int]]:
-    """The bytes that collectives have filled from other ranks, one entry for each call."""
-    import torch.distributed as dist
-
-    received: list[int] = []
-    whole = {name: getattr(dist, name) for name in ("all_gather", "all_to_all_single")}
-    whole |= {name: getattr(dist, name) for name in ("broadcast", "all_reduce")}
-
-    def all_gather(parts: list[Any], own: Any, **options: Any) -> Any:
-        received.append((len(parts) - 1) * own.nbytes)
-        return whole["all_gather"](parts, own, **options)
-
-    def all_to_all_single(output: Any, *rest: Any, **options: Any) -> Any:
-        received.append(output.nbytes)
-        return whole["all_to_all_single"](output, *rest, **options)
-
-    def broadcast(values: Any, src: int, **options: Any) -> Any:
-        received.append(values.nbytes if dist.get_rank() != src else 0)
-        return whole["broadcast"](values, src=src, **options)
-
-    def all_reduce(values: Any, **options: Any) -> Any:
-        received.append(values.nbytes)
-        return whole["all_reduce"](values, **options)
-
-    with mock.patch.multiple(
-        dist,
-        all_gather=all_gather,
-        all_to_all_single=all_to_all_single,
-        broadcast=broadcast,
-        all_reduce=all_reduce,
-    ):
-        yield received
-
-
-def in_two_ranks(body: Callable[..., Any], *args: Any) -> list[Any]:
-    """`body(rt, *args)` in a world of two fresh processes; what each returned."""
-    context = multiprocessing.get_context("spawn")
-    with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        pipes, processes = [], []
-        for rank in range(2):
-            pipe, theirs = context.Pipe(duplex=False)
-            process = context.Process(
-                target=_serve, args=(rank, port, folder, theirs, body, args), daemon=True
-            )
-            process.start()
-            theirs.close()
-            pipes.append(pipe)
-            processes.append(process)
-        try:
-            results = [pipe.recv() for pipe in pipes]
-            for process in processes:
-                process.join(START_SECONDS)
-        finally:
-            for process in processes:
-                process.kill()
-    return results
-
-
-def _serve(
-    rank: int, port: int, folder: str, pipe: Any, body: Callable[..., Any], args: tuple[Any, ...]
-) -> None:
-    os.environ |= {
-        **{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"},
-        "OMP_NUM_THREADS": "1",
-    }
-    import torch
-
-    from cotrain_dist.config import Config, DataConfig
-    from cotrain_dist.runtime.accelerator import start_runtime
-
-    torch.set_num_threads(1)
-    config = Config(data=DataConfig(source="digits"), device="cpu", output_dir=folder)
-    with start_runtime(config) as rt:
-        pipe.send(body(rt, *args))
-
-
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, nargs="+", default=list(SIZES))
-    for target in targets(tuple(parser.parse_args().num)):
-        print(target.line(), flush=True)
-        for name, values in target.measured.items():
-            print(f"    {name}: {', '.join(f'{value:.3g}' for value in values)}")
+    print_all(targets(tuple(parser.parse_args().num)))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import timm.data
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
-from targets import Target, ratios, seconds_in_turns
+from targets import Target, print_all, ratios, seconds_in_turns
 from torch import Tensor
 
 from cotrain_dist.config import (
@@ -225,7 +225,12 @@ def train_in_turns(bench: Bench, warm: PixelSource) -> Seconds:
 
 def label_in_turns(bench: Bench, warm: PixelSource) -> Seconds:
     """Passes over U: bare, the product's, and behind timm's loader with its best flags."""
-    loaders = {f"{TIMM}, {flags}": timm_pass(bench, flags) for flags in TIMM_FLAGS}
+    loaders = {
+        f"{TIMM}, " + ", ".join(f"{key} {value}" for key, value in flags.items()): timm_pass(
+            bench, flags
+        )
+        for flags in TIMM_FLAGS
+    }
     first = seconds_in_turns(loaders, num_repeats=2)
     best = min(first, key=lambda name: min(first[name]))
     return _warmed_up(
@@ -307,10 +312,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data_root", type=Path)
-    for target in targets(parser.parse_args().data_root):
-        print(target.line())
-        for what, values in target.measured.items():
-            print(f"    {what}: {sorted(values)[len(values) // 2]:.0f}")
+    print_all(targets(parser.parse_args().data_root))
 
 
 if __name__ == "__main__":

@@ -64,3 +64,11 @@ def seconds_in_turns(
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Repeat by repeat."""
     return [one / other for one, other in zip(numerators, denominators, strict=True)]
+
+
+def print_all(targets: Sequence[Target]) -> None:
+    """Each target's line, and below it what was measured."""
+    for target in targets:
+        print(target.line(), flush=True)
+        for name, values in target.measured.items():
+            print(f"    {name}: {', '.join(f'{value:.3g}' for value in values)}")
