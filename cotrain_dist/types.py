@@ -85,7 +85,8 @@ class TrainingSet:
 
     sample_ids: [N] int64. targets: [N] int64. is_pseudo: [N] bool, whether a model gave the target.
     weights: [N] float32, the factor on each image's loss; None where all count as one, so that the
-    loss is summed in the kernel that computes it.
+    loss is summed in the kernel that computes it. soft: [K, C] float16, target distributions of the
+    K pseudo-labeled rows, which are the last K rows; None where targets are hard labels.
     """
 
     sample_ids: Tensor
@@ -93,9 +94,24 @@ class TrainingSet:
     # Cross entropy does not look at it; a loss or a weight that treats R in another way needs it.
     is_pseudo: Tensor
     weights: Tensor | None = None
+    soft: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
+
+    def probs_of(self, rows: Tensor, num_classes: int) -> Tensor:
+        """Target distributions of some rows, [n] int64 -> [n, C] float32; each sums to 1.
+
+        1 for the target where it is a hard label. A soft one is divided by its sum, which float16
+        has moved from 1 by up to 0.05 %.
+        """
+        probs = torch.nn.functional.one_hot(self.targets[rows], num_classes).float()
+        if self.soft is not None:
+            places = rows - (len(self) - len(self.soft))
+            is_soft = places >= 0
+            soft = self.soft[places[is_soft]].float()
+            probs[is_soft] = soft / soft.sum(dim=1, keepdim=True)
+        return probs
 
 
 @dataclass(frozen=True)

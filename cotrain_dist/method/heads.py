@@ -65,7 +65,8 @@ def scaling_of(features: Floats) -> Scaling:
     return Scaling(center, 1.0 / np.sqrt(norm) if norm > 0.0 else 1.0)
 
 
-def _one_thread() -> Any:
+def one_thread() -> Any:
+    """A context in which BLAS has one thread."""
     # The matrices are small: threads of a BLAS wait for each other (a fit beside another program
     # took 30 times as long with two), and their sums differ in the last bits.
     from threadpoolctl import threadpool_limits
@@ -85,7 +86,7 @@ def fit_head(
 
     weights: [N], the factor on each row's loss; None is 1. A class without a row is never named.
     """
-    with _one_thread():
+    with one_thread():
         return _fit_head(features, targets, num_classes, penalty, scaling, weights)
 
 
@@ -100,7 +101,7 @@ def _fit_head(
     scaled = (features - scaling.center) * scaling.factor
     # The solution lies in the span of the rows: with fewer rows than features, the same problem in
     # as many dimensions as there are rows has the same answer and takes a fraction of the time.
-    basis = _basis(scaled)
+    basis = basis_of(scaled)
     reduced = scaled @ basis
     present = np.unique(targets)
     weight = np.zeros((num_classes, features.shape[1]))
@@ -112,11 +113,11 @@ def _fit_head(
     weight[present] = own @ basis.T * scaling.factor
     bias[present] = offsets - weight[present] @ scaling.center
     logits = reduced @ own.T + offsets
-    losses = _log_sum_exp(logits) - logits[np.arange(len(targets)), present.searchsorted(targets)]
+    losses = log_sum_exp(logits) - logits[np.arange(len(targets)), present.searchsorted(targets)]
     return Head(weight, bias, float(np.average(losses, weights=weights)), num_iterations)
 
 
-def _basis(rows: Floats) -> Floats:
+def basis_of(rows: Floats) -> Floats:
     """Orthonormal columns [F, r] that span the rows [N, F]; all directions where N is larger."""
     num_rows, num_features = rows.shape
     if num_rows >= num_features:
@@ -156,7 +157,8 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _log_sum_exp(logits: Floats) -> Floats:
+def log_sum_exp(logits: Floats) -> Floats:
+    """Logarithm of the sum of exponentials, [N, C] -> [N]."""
     top = logits.max(axis=1)
     total: Floats = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
     return total
@@ -182,10 +184,10 @@ def choose_penalty(
     folds = folds_of(targets, seed)
     if folds.max(initial=0) == 0:
         return candidates[len(candidates) // 2]
-    with _one_thread():
+    with one_thread():
         scaled = (features - scaling.center) * scaling.factor
         # Single precision: what counts is which of eight losses is the smallest.
-        rows: Singles = (scaled @ _basis(scaled)).astype(np.float32)
+        rows: Singles = (scaled @ basis_of(scaled)).astype(np.float32)
         losses = [
             _losses_of_path(rows, targets, folds == fold, candidates)
             for fold in range(int(folds.max()) + 1)
@@ -219,24 +221,34 @@ def _losses_of_path(
     return np.asarray(losses.sum(axis=1))
 
 
-def held_out_probs(
+def held_out_logits(
     features: Floats, targets: Ints, num_classes: int, penalty: float, scaling: Scaling, seed: int
 ) -> Floats | None:
-    """Class probabilities of rows [N, F] under heads that have not seen them, [N, C].
+    """Logits of rows [N, F] under heads that have not seen them, [N, C].
 
-    In the folds of `folds_of`. A class whose only row is held out has a probability of 0 there.
-    None where no class has two rows.
+    In the folds of `folds_of`. A class whose only row is held out has the logit NEVER there. None
+    where no class has two rows.
     """
     folds = folds_of(targets, seed)
     if folds.max(initial=0) == 0:
         return None
-    probs = np.empty((len(targets), num_classes))
-    with _one_thread():
+    logits = np.empty((len(targets), num_classes))
+    with one_thread():
         for fold in range(int(folds.max()) + 1):
             held = folds == fold
             head = _fit_head(features[~held], targets[~held], num_classes, penalty, scaling, None)
-            logits = features[held] @ head.weight.T + head.bias
-            probs[held] = np.exp(logits - _log_sum_exp(logits)[:, None])
+            logits[held] = features[held] @ head.weight.T + head.bias
+    return logits
+
+
+def held_out_probs(
+    features: Floats, targets: Ints, num_classes: int, penalty: float, scaling: Scaling, seed: int
+) -> Floats | None:
+    """Softmax of `held_out_logits`, [N, C]; None where they are."""
+    logits = held_out_logits(features, targets, num_classes, penalty, scaling, seed)
+    if logits is None:
+        return None
+    probs: Floats = np.exp(logits - log_sum_exp(logits)[:, None])
     return probs
 
 

@@ -1,5 +1,7 @@
 """`train: head`: a student's last layer is fitted to all its rows at once, on every rank alike."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from cotrain_dist.method.heads import (
     fit_head,
     scaling_of,
 )
+from cotrain_dist.method.soft_heads import fit_soft_head
 from cotrain_dist.method.splits import Split
 from cotrain_dist.models import head_of
 from cotrain_dist.store.features import FeatureStore
@@ -55,11 +58,13 @@ def scaling_over(store: FeatureStore, sample_ids: Tensor) -> Scaling:
 def fit_student(frozen: Frozen, config: RoleConfig, learned: TrainingSet) -> Fit:
     """Fit the last layer to a training set. No communication: every rank solves the same problem.
 
-    So no rank waits, and the head has the same bits in every world.
+    So no rank waits, and the head has the same bits in every world. A fit to soft targets begins
+    from the head that there is, which is that of the last commit after a resume as well.
     """
     assert frozen.scaling is not None
     rows = frozen.features.read(learned.sample_ids).double().numpy()
-    head = fit_rows(rows, learned, frozen.head.out_features, frozen.scaling, config)
+    start = None if learned.soft is None else _head_of(frozen)
+    head = fit_rows(rows, learned, frozen.head.out_features, frozen.scaling, config, start)
     with torch.no_grad():
         frozen.head.weight.copy_(torch.from_numpy(head.weight))
         frozen.head.bias.copy_(torch.from_numpy(head.bias))
@@ -68,12 +73,29 @@ def fit_student(frozen: Frozen, config: RoleConfig, learned: TrainingSet) -> Fit
     )
 
 
+def _head_of(frozen: Frozen) -> Head:
+    weight = frozen.head.weight.detach().double().numpy()
+    bias = frozen.head.bias.detach().double().numpy()
+    return Head(weight, bias, loss=math.nan, num_iterations=0)
+
+
 def fit_rows(
-    rows: Floats, learned: TrainingSet, num_classes: int, scaling: Scaling, config: RoleConfig
+    rows: Floats,
+    learned: TrainingSet,
+    num_classes: int,
+    scaling: Scaling,
+    config: RoleConfig,
+    start: Head | None = None,
 ) -> Head:
-    """The head for rows [n, F] float64, the features of a training set of n images."""
+    """The head for rows [n, F] float64, the features of a training set of n images.
+
+    start: where a fit to soft targets begins.
+    """
     penalty, _ = penalty_and_seed(rows, learned, num_classes, scaling, config)
     weights = None if learned.weights is None else learned.weights.double().numpy()
+    if learned.soft is not None:
+        probs = learned.probs_of(torch.arange(len(learned)), num_classes).numpy()
+        return fit_soft_head(rows, probs, penalty, scaling, weights, start)
     return fit_head(rows, learned.targets.numpy(), num_classes, penalty, scaling, weights)
 
 

@@ -11,6 +11,8 @@ from cotrain_dist.method.heads import (
     choose_penalty,
     fit_head,
     folds_of,
+    held_out_logits,
+    held_out_probs,
     scaling_of,
 )
 
@@ -134,3 +136,26 @@ def test_folds_spread_every_class(sizes: tuple[int, ...]) -> None:
     assert totals.max() - totals.min() <= 1, "folds stay even where classes are small"
     assert (folds == folds_of(targets, seed=3)).all()
     assert len(targets) < 10 or (folds != folds_of(targets, seed=4)).any()
+
+
+def test_held_out_rows_have_logits_of_heads_that_have_not_seen_them() -> None:
+    rows, targets = clouds(6, 4)
+    rows, targets = np.concatenate([rows, rows[:1]]), np.append(targets, 3)  # one alone
+    scaling, folds = scaling_of(rows), folds_of(targets, seed=5)
+    logits = held_out_logits(rows, targets, 4, 0.01, scaling, seed=5)
+    assert logits is not None
+    for fold in range(5):
+        held = folds == fold
+        head = fit_head(rows[~held], targets[~held], 4, 0.01, scaling)
+        np.testing.assert_allclose(logits[held], rows[held] @ head.weight.T + head.bias)
+    assert logits[-1, 3] == NEVER, "nobody has seen its class"
+    probs = held_out_probs(rows, targets, 4, 0.01, scaling, seed=5)
+    assert probs is not None
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probs, expected, atol=1e-12)
+
+
+def test_with_one_row_per_class_there_are_no_held_out_logits() -> None:
+    rows, targets = clouds(1, 3)
+    assert held_out_logits(rows, targets, 3, 0.01, PLAIN, 0) is None
+    assert held_out_probs(rows, targets, 3, 0.01, PLAIN, 0) is None
