@@ -40,7 +40,7 @@ class Neighbors:
 
 
 def find_neighbors(points: Tensor, rows: range, num_neighbors: int) -> Neighbors:
-    """The neighbors of some rows among all points, by their product (the cosine, for length 1).
+    """The neighbors of consecutive rows among all points, by product (the cosine, for length 1).
 
     points: [N, F] int16, from `herding.encode_points`. No image is its own neighbor: k is
     num_neighbors, or N - 1 where that is less. Takes memory for one block of pairs.

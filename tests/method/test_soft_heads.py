@@ -141,7 +141,7 @@ def test_from_its_own_answer_a_fit_has_nothing_left_to_do(num_features: int) -> 
     wide = np.concatenate([probs, np.zeros((len(rows), 1), dtype=np.float32)], axis=1)
     cold = fit_soft_head(rows, wide, 0.01, scaling_of(rows))
     warm = fit_soft_head(rows, wide, 0.01, scaling_of(rows), start=cold)
-    assert warm.num_iterations <= 1 < cold.num_iterations
+    assert warm.num_iterations <= 3 < cold.num_iterations
     np.testing.assert_allclose(softmax_of(warm, rows), softmax_of(cold, rows), atol=1e-4)
 
 
