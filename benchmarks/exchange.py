@@ -95,12 +95,13 @@ def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iter
     pool_ids = torch.arange(num_images)
 
     def exchange() -> Any:
-        votes = pool.PoolVotes(tuple(bring_together(shards, num_images, 1024, rt)))
+        met = bring_together(shards, num_images, 1024, rt)
+        votes = pool.with_cuts(met, selection, NUM_CLASSES, rt.control)
         own = pool.select_here(votes, pool_ids, selection)
-        return votes, pool.hand_over(own, rt.control)
+        return votes, pool.hand_over(own, pool_ids, rt.control)
 
     def plain() -> Any:
-        return pool.exchange_plainly(shards, pool_ids, selection, rt)
+        return pool.exchange_plainly(shards, pool_ids, selection, NUM_CLASSES, rt)
 
     for repeat in range(NUM_REPEATS):
         expected = None if repeat % 2 == 0 else _watch(plain, "plain", "plain ", found, rt)
@@ -145,7 +146,7 @@ def _record_of(votes: Any, exchanged: Any, table: Any, pool_ids: Any, rt: Any) -
     ever_selected = CotrainState.at_start(len(pool_ids)).ever_selected
 
     def record() -> Any:
-        counts = epochs.count_votes(votes, table, pool_ids, THRESHOLD, rt.control)
+        counts = epochs.count_votes(votes, table, pool_ids, rt.control)
         epochs.note_selected(ever_selected, exchanged, pool_ids)
         described = [epochs.describe_selected(exchanged.selected_by(r), table) for r in ROLES]
         return (

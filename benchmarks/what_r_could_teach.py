@@ -47,11 +47,11 @@ def with_agreed(table: SplitTable, votes: PoolVotes, pool_ids: Tensor, ctx: RunC
     for where, block in votes.blocks():
         labels = block.labels.to(torch.int64)
         confidence = decode_confidence(block.uncertainty)
-        is_sure = (confidence > ctx.config.selection.threshold).all(dim=0)
+        is_sure = (confidence > ctx.config.selection.cut).all(dim=0)
         agreed = is_sure & (labels[0] == labels[1])
         more = PseudoLabeled(pool_ids[where][agreed], labels[0, agreed])
         own = Exchange(_joined(own.a, more), _joined(own.b, more))
-    return hand_over(own, ctx.runtime.control)
+    return hand_over(own, pool_ids, ctx.runtime.control)
 
 
 def _joined(first: PseudoLabeled, second: PseudoLabeled) -> PseudoLabeled:

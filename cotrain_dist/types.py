@@ -33,7 +33,8 @@ class Votes:
     """What models say about N images of U, in the order of U.
 
     labels: [..., N] uint16, the top class. uncertainty: [..., N] int16, the code of 1 - confidence
-    (`method.scores.encode_uncertainty`): smaller is surer. Leading dimension 2: A, B.
+    (`method.scores.encode_uncertainty`): smaller is surer. Leading dimension 2: A, B; or 3, with
+    the mean of both.
     """
 
     labels: Tensor
@@ -42,7 +43,7 @@ class Votes:
 
 @dataclass(frozen=True)
 class Selection:
-    """R_A and R_B as masks over U: a and b are [N] bool and never both true."""
+    """R_A and R_B as masks over U: a and b are [N] bool; an image may be in both."""
 
     a: Tensor
     b: Tensor
@@ -50,11 +51,15 @@ class Selection:
 
 @dataclass(frozen=True)
 class PseudoLabeled:
-    """One R: sample_ids [K] int64 in ascending order and labels [K] int64."""
+    """One R: sample_ids [K] int64 in ascending order and labels [K] int64.
+
+    weights: [K] float32, above 0 and at most 1; None where all count as one.
+    """
 
     # Ids of U alone, as label_selected masks the ids of U: no image of T, V or L can be in an R.
     sample_ids: Tensor
     labels: Tensor
+    weights: Tensor | None = None
 
     @classmethod
     def empty(cls) -> "PseudoLabeled":

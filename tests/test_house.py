@@ -199,4 +199,4 @@ def test_the_configuration_reference_is_made_from_the_code() -> None:
     spec.loader.exec_module(module)
     page = (ROOT / "docs" / "configuration.md").read_text()
     assert page == module.render(), "run make docs"
-    assert "| `selection.threshold` | float |" in page
+    assert "| `selection.threshold` | float or null |" in page

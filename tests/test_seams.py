@@ -19,6 +19,7 @@ from cotrain_dist.config import Config, SelectionConfig, TrainConfig
 from cotrain_dist.method.losses import batch_loss
 from cotrain_dist.method.selection import select
 from cotrain_dist.method.steps import EpochPlan
+from cotrain_dist.method.thresholds import fixed_cuts
 from cotrain_dist.training.steps import load_batches, train_step
 from cotrain_dist.types import Batch, TrainingSet, Votes
 
@@ -26,10 +27,9 @@ PACKAGE = Path(__file__).parents[1] / "cotrain_dist"
 
 RULE = '''
 
-def select_agreement(votes: Votes, *, threshold: float) -> Selection:
+def select_halves(votes: Votes, *, cuts: Tensor) -> Selection:
     """Both name one class and both are sure: A teaches the even images, B the odd ones."""
-    cut = threshold_code(threshold)
-    agreed = (votes.labels[A] == votes.labels[B]) & (votes.uncertainty < cut).all(dim=0)
+    agreed = select_agreement(votes, cuts=cuts).a
     even = torch.arange(agreed.numel()) % 2 == 0
     return Selection(a=agreed & even, b=agreed & ~even)
 '''
@@ -58,13 +58,13 @@ EDITS = {
     "method/selection.py": [
         (
             '        case "disagreement":\n',
-            '        case "agreement":\n'
-            "            return select_agreement(votes, threshold=threshold)\n"
+            '        case "halves":\n'
+            "            return select_halves(votes, cuts=cuts)\n"
             '        case "disagreement":\n',
         ),
         (None, RULE),
     ],
-    "config/running.py": [('Literal["disagreement"]', 'Literal["disagreement", "agreement"]')],
+    "config/running.py": [('        "mean_soft",\n', '        "mean_soft",\n        "halves",\n')],
     "method/losses.py": [
         (
             '        case "cross_entropy":\n',
@@ -134,7 +134,7 @@ def test_a_rule_a_loss_and_a_view_train(edited: Path, tmp_path: Path) -> None:
         **{"model_a.name": "test_resnet", "model_b.name": "test_resnet"},
         **{"pretrain.num_epochs": 12, "pretrain.warmup_epochs": 0, "cotrain.num_epochs": 1},
         **{"cotrain.warmup_epochs": 0, "pretrain.learning_rate": 0.003, "train.batch_size": 20},
-        **{"selection.rule": "agreement", "selection.threshold": 0.4, "train.loss": "two_views"},
+        **{"selection.rule": "halves", "selection.threshold": 0.4, "train.loss": "two_views"},
         **{"device": "cpu", "output_dir": run},
     }
     run_edited(edited, "train", *(str(w) for k, v in settings.items() for w in (f"--{k}", v)))
@@ -151,14 +151,14 @@ def test_every_name_of_the_config_is_a_rule_or_a_loss() -> None:
     losses = get_args(get_type_hints(TrainConfig)["loss"])
     assert rules
     assert losses
-    votes = Votes(torch.zeros(2, 1, dtype=torch.uint16), torch.zeros(2, 1, dtype=torch.int16))
+    votes = Votes(torch.zeros(3, 1, dtype=torch.uint16), torch.zeros(3, 1, dtype=torch.int16))
     batch = Batch((), torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.bool))
     for rule in rules:
-        select(votes, rule, threshold=0.5)
+        select(votes, rule, cuts=fixed_cuts(0.5))
     for loss in losses:
         batch_loss(loss, [torch.zeros(1, 2)] * 2, batch, label_smoothing=0.0)
     with pytest.raises(AssertionError, match="is no value of the config"):
-        select(votes, "nonsense", threshold=0.5)
+        select(votes, "nonsense", cuts=fixed_cuts(0.5))
     with pytest.raises(AssertionError, match="is no value of the config"):
         batch_loss("nonsense", [], batch, label_smoothing=0.0)
 

@@ -5,21 +5,81 @@ from typing import Literal
 
 from cotrain_dist.errors import UserError
 
+DEFAULT_THRESHOLD = 0.8
+
+MEAN_RULES = ("mean_hard", "mean_soft")
+"""Rules that go by the mean of both models' probabilities."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """Which images of U become R_A and R_B."""
 
-    rule: Literal["disagreement"] = "disagreement"
-    """`disagreement`: the paper's, the top classes differ and exactly one model is sure."""
-    threshold: float = 0.8
-    """τ, on the largest softmax probability: sure is above it, unsure below. Not in the paper."""
+    rule: Literal[
+        "disagreement",
+        "agreement",
+        "agreement_peer",
+        "confident_peer",
+        "mean_hard",
+        "mean_soft",
+    ] = "disagreement"
+    """`disagreement`: the paper's, the top classes differ and exactly one model is sure.
+    `agreement`: both name one class and both are sure. `agreement_peer`: both name one class and
+    one is sure, or disagreement. `confident_peer`: the teacher is sure. `mean_hard`: the mean of
+    both models' probabilities is sure, and labels. `mean_soft`: all of U, by that mean."""
+    threshold: float | None = None
+    """τ, on the largest softmax probability: sure is above it, unsure below. Not in the paper. null
+    is 0.8 for the rules and policies that take one."""
+    threshold_policy: Literal["fixed", "flex", "free"] = "fixed"
+    """`fixed`: τ for all. `flex`: lower for classes that few images are called surely (FlexMatch).
+    `free`: from a model's mean confidence on U and how often it names a class (FreeMatch)."""
+    top_k_per_class: int | None = None
+    """Of the images that a rule selects, each R keeps so many of each class, the surest; null keeps
+    all."""
+    weights: Literal["none", "confidence", "agreement"] = "none"
+    """Of each pseudo-label in the loss. `confidence`: that of the model that gives it. `agreement`:
+    the other model's probability for it, to the power of 4; 0 where that one is surer of another
+    class."""
+
+    @property
+    def cut(self) -> float | None:
+        """The τ that votes are compared with, where one number is given for all of them."""
+        if self.rule == "mean_soft" or self.threshold_policy == "free":
+            return None
+        return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
     def __post_init__(self) -> None:
         # Both comparisons are strict: at 1 no model is sure, at 0 none is unsure, and R is empty.
-        if not 0.0 < self.threshold < 1.0:
+        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
             raise UserError(
                 "selection.threshold", self.threshold, "must lie between 0 and 1", "try 0.8"
+            )
+        if self.rule == "mean_soft" and self.threshold_policy != "fixed":
+            raise UserError(
+                "selection.threshold_policy",
+                self.threshold_policy,
+                "selection.rule mean_soft takes all of U, whatever the threshold",
+                "leave it out, or take mean_hard",
+            )
+        if self.threshold is not None and self.cut is None:
+            free = self.threshold_policy == "free"
+            taken = "selection.threshold_policy free" if free else f"selection.rule {self.rule}"
+            raise UserError(
+                "selection.threshold", self.threshold, f"{taken} takes none", "give null"
+            )
+        if self.top_k_per_class is not None and self.top_k_per_class < 1:
+            raise UserError(
+                "selection.top_k_per_class",
+                self.top_k_per_class,
+                "must be at least 1",
+                "null keeps all",
+            )
+        if self.weights == "agreement" and self.rule in MEAN_RULES:
+            raise UserError(
+                "selection.weights",
+                self.weights,
+                f"with selection.rule {self.rule} both models give the label together",
+                "try confidence",
             )
 
 

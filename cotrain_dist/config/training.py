@@ -1,6 +1,7 @@
 """Settings of steps and phases."""
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal, TypeVar
 
 from cotrain_dist.errors import UserError
@@ -32,6 +33,16 @@ class TrainConfig:
     the model. `local`: another number of ranks is another training."""
     channels_last: bool = True
     """Memory layout; on a CPU EfficientNet-B0 trains about twice as fast with it."""
+    pseudo_weight: float = 1.0
+    """Factor on the loss of each image of R."""
+    pseudo_ramp_epochs: int = 0
+    """Epochs of Step 2 over which that factor rises: 2 gives a third, two thirds, and then all."""
+    least_labeled_fraction: float = 0.0
+    """Least fraction of labeled images in each step of Step 2. They are repeated where L is smaller
+    than that, and R decides how long an epoch is. Heads (`model_a.train: head`): of the weight."""
+    class_balanced: bool = False
+    """Draw the labeled images of an epoch so that each class that has some comes equally often.
+    Heads: each class weighs the same."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 2:
@@ -62,6 +73,38 @@ class TrainConfig:
                 self.clip_grad_norm,
                 "must be above 0",
                 "give null to leave gradients as they are",
+            )
+        self._check_pseudo()
+
+    def _check_pseudo(self) -> None:
+        if self.pseudo_weight <= 0.0:
+            raise UserError(
+                "train.pseudo_weight",
+                self.pseudo_weight,
+                "must be above 0",
+                "1 counts an image of R like a labeled one; exchange none learns no R",
+            )
+        if self.pseudo_ramp_epochs < 0:
+            raise UserError(
+                "train.pseudo_ramp_epochs",
+                self.pseudo_ramp_epochs,
+                "must not be negative",
+                "0 gives R its full weight from the first epoch on",
+            )
+        least = self.least_labeled_fraction
+        if not 0.0 <= least < 1.0:
+            raise UserError(
+                "train.least_labeled_fraction",
+                least,
+                "must be at least 0 and below 1",
+                "0.5 makes half of each step labeled images",
+            )
+        if self.batch_size * (1 - Fraction(str(least))) < 1:
+            raise UserError(
+                "train.least_labeled_fraction",
+                least,
+                f"leaves no image of R in a step of {self.batch_size} (train.batch_size)",
+                "lower it, or take larger batches",
             )
 
 

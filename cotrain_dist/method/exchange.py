@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from cotrain_dist.method.placement import Placement, chunks_of_rank
 from cotrain_dist.types import Exchange, PseudoLabeled, Role, TrainingSet
@@ -43,8 +44,13 @@ def taught_to(
     return PseudoLabeled.empty() if teacher is None else exchanged.selected_by(teacher)
 
 
-def training_set(labeled: TrainingSet, taught: PseudoLabeled) -> TrainingSet:
-    """What a model learns in an epoch: its labeled images, then those it was taught."""
+def training_set(
+    labeled: TrainingSet, taught: PseudoLabeled, pseudo_weight: float = 1.0
+) -> TrainingSet:
+    """What a model learns in an epoch: its labeled images, then those it was taught.
+
+    pseudo_weight: the factor on the weights of all that was taught, which are then float32 again.
+    """
     # L first, then R. The keyed order of an epoch is one of rows, so another order of rows here
     # would be another training, although it has the same images.
     is_pseudo = torch.ones(len(taught.labels), dtype=torch.bool)
@@ -52,7 +58,17 @@ def training_set(labeled: TrainingSet, taught: PseudoLabeled) -> TrainingSet:
         sample_ids=torch.cat([labeled.sample_ids, taught.sample_ids]),
         targets=torch.cat([labeled.targets, taught.labels]),
         is_pseudo=torch.cat([labeled.is_pseudo, is_pseudo]),
+        weights=_weights_of(labeled, taught, pseudo_weight),
     )
+
+
+def _weights_of(labeled: TrainingSet, taught: PseudoLabeled, pseudo_weight: float) -> Tensor | None:
+    """[N] float32; None where all are 1, which is another kernel and other last bits."""
+    if not len(taught.labels) or (taught.weights is None and pseudo_weight == 1.0):
+        return labeled.weights
+    own = torch.ones(len(labeled)) if labeled.weights is None else labeled.weights
+    weights = torch.ones(len(taught.labels)) if taught.weights is None else taught.weights
+    return torch.cat([own, weights * pseudo_weight])
 
 
 @dataclass(frozen=True)

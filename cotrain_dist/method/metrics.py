@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cotrain_dist.method.scores import LARGEST_UNCERTAINTY, decode_confidence, threshold_code
+from cotrain_dist.method.scores import LARGEST_UNCERTAINTY, decode_confidence
+from cotrain_dist.method.thresholds import cut_of_each
 from cotrain_dist.types import Votes
 
 NUM_CALIBRATION_BINS = 15
@@ -210,16 +211,19 @@ def no_counts(num_classes: int) -> PoolCounts:
     return PoolCounts(torch.zeros(3 + 8 * (NUM_CONFIDENCE_BINS + num_classes), dtype=torch.int64))
 
 
-def count_pool(
-    votes: Votes, true_labels: Tensor, num_classes: int, *, threshold: float
-) -> PoolCounts:
-    """The counts of a part of U. true_labels: [N] int64, -1 where unknown."""
+def count_pool(votes: Votes, true_labels: Tensor, num_classes: int, *, cuts: Tensor) -> PoolCounts:
+    """The counts of a part of U. true_labels: [N] int64, -1 where unknown.
+
+    cuts: codes of 1 - τ, [rows, C] or [rows, 1] int16 (`method.thresholds`).
+    """
     # numpy counts and compares 16-bit integers; torch would make 64-bit ones of them before.
-    labels, codes = votes.labels.numpy(), votes.uncertainty.numpy()
+    labels, codes = votes.labels[:2].numpy(), votes.uncertainty[:2].numpy()
     is_valid = (codes <= LARGEST_UNCERTAINTY).all(axis=0)
     # Label 0 stands in for an image that was not scored: two of them would look like agreement.
     agree = labels[0] == labels[1]
-    has_equal_code = (codes == threshold_code(threshold)).any(axis=0)
+    has_equal_code = np.zeros(len(agree), dtype=np.bool_)
+    for row in range(len(codes)):
+        has_equal_code |= codes[row] == cut_of_each(cuts, votes, row).numpy()
     totals = [len(agree), np.count_nonzero(agree & is_valid), np.count_nonzero(has_equal_code)]
     truth = true_labels.numpy()
     # An unknown class becomes 65,535 here, the one id that no class has.

@@ -27,32 +27,6 @@ def num_steps_of(num_samples: int, batch_size: int) -> int:
     return -(-num_samples // batch_size)
 
 
-def smallest_part(num_samples: int, batch_size: int, num_ranks: int, num_micro: int) -> int:
-    """Images in the smallest micro-batch that any rank meets in an epoch of N samples.
-
-    >>> smallest_part(65, 64, num_ranks=2, num_micro=1)
-    16
-    """
-    # spread() puts the smaller parts last; of each cut, the smallest part is the quotient.
-    smallest_step = spread(num_samples, num_steps_of(num_samples, batch_size))[-1]
-    return smallest_step // num_ranks // num_micro
-
-
-def smallest_part_up_to(
-    num_least: int, num_most: int, batch_size: int, num_ranks: int, num_micro: int
-) -> int:
-    """Images in the smallest micro-batch over epochs of any number of samples between two.
-
-    >>> smallest_part(64, 64, 32, 1), smallest_part_up_to(64, 1000, 64, 32, 1)
-    (2, 1)
-    """
-    # Just above a multiple of the batch size an epoch has one step more, and all of them are
-    # smaller; the first such number is the worst, as later ones spread it over more steps.
-    worst = num_least // batch_size * batch_size + 1
-    candidates = [num_least, *(n for n in (worst, worst + batch_size) if num_least < n <= num_most)]
-    return min(smallest_part(n, batch_size, num_ranks, num_micro) for n in candidates)
-
-
 def order_samples(num_samples: int, *key: int | str) -> Tensor:
     """Keyed permutation of an epoch's samples, [N] int64."""
     # By the key alone: what was drawn before, by whom and in which world changes no place in it.
@@ -89,6 +63,9 @@ class EpochPlan:
     steps: tuple[Tensor, ...]
     num_shards: int
     num_micro: int
+    repeats: bool = False
+    """Whether a row may come more than once: views are then keyed by the step as well, else an
+    image would look the same each time."""
 
     def micro_batches(self, step: int, shard: int) -> list[Tensor]:
         """The rows of each micro-batch of one shard."""

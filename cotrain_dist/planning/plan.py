@@ -16,6 +16,7 @@ from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import pixels_of
 from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, place
+from cotrain_dist.method.shares import cut_epoch
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import EpochPlan, num_steps_of, spread
 from cotrain_dist.models import build_model
@@ -223,12 +224,13 @@ def plan_role(role: Role, images: Images, ctx: RunContext, *, measure: bool) -> 
         label_seconds = _seconds_per_labeled_image(student, images, ctx)
     state_bytes, image_bytes = _probe_memory(student, images, ctx)
     size = own.train.batch_size
+    longest = cut_epoch(num_labeled, num_pool, size, own.train.least_labeled_fraction)
     return RolePlan(
         role=role,
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_labeled=num_labeled,
         steps_pretrain=num_steps_of(num_own, size),
-        steps_cotrain=(num_steps_of(num_labeled, size), num_steps_of(num_labeled + num_pool, size)),
+        steps_cotrain=(num_steps_of(num_labeled, size), longest.num_steps),
         state_bytes=state_bytes,
         image_bytes=image_bytes,
         has_batch_norm=has_batch_norm(model),

@@ -4,6 +4,7 @@ import time
 
 from cotrain_dist.method.exchange import taught_to, training_set
 from cotrain_dist.method.splits import Split
+from cotrain_dist.method.weights import ramped_weight
 from cotrain_dist.training.commits import CotrainState
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.epochs import EpochOutcome, close_epoch, require_finite
@@ -36,7 +37,9 @@ def cotrain(students: list[Student], state: CotrainState, images: Images, ctx: R
                 student.role, exchanged, start.epoch, config.exchange, config.exchange_parity
             )
             labeled = images.table.labeled(student.role, config.labels)
-            learned = training_set(labeled, taught)
+            train = student.config.train
+            weight = ramped_weight(start.epoch, train.pseudo_weight, train.pseudo_ramp_epochs)
+            learned = training_set(labeled, taught, weight)
             fits[student.role] = train_epoch(student, learned, "cotrain", start, images.pixels, ctx)
 
         # The roles have trained for different times; this wait is not to count as measuring.

@@ -116,8 +116,7 @@ def record_epoch(
     memory = all_gather_json(peak_memory_bytes(ctx.runtime.device), ctx.runtime.control)
     counts = None
     if outcome.votes is not None:
-        threshold = ctx.config.selection.threshold
-        counts = count_votes(outcome.votes, table, pool_ids, threshold, ctx.runtime.control)
+        counts = count_votes(outcome.votes, table, pool_ids, ctx.runtime.control)
     if ctx.runtime.is_lead:
         record = describe_epoch(
             outcome,
@@ -142,7 +141,7 @@ def record_epoch(
 
 
 def count_votes(
-    votes: PoolVotes, table: SplitTable, pool_ids: Tensor, threshold: float, control: RankGroup
+    votes: PoolVotes, table: SplitTable, pool_ids: Tensor, control: RankGroup
 ) -> PoolCounts:
     """Collective over all ranks: what both models call U, counted against the true labels.
 
@@ -154,7 +153,7 @@ def count_votes(
     counts = no_counts(num_classes)
     for where, block in votes.blocks():
         true_labels = values_at(table.class_ids, pool_ids[where])
-        counts += count_pool(block, true_labels, num_classes, threshold=threshold)
+        counts += count_pool(block, true_labels, num_classes, cuts=votes.cuts)
     # Each rank its part; of whole numbers, so the sum is the same in every world.
     return PoolCounts(sum_over(counts.values, control))
 

@@ -17,6 +17,7 @@ from cotrain_dist.method.heads import (
 )
 from cotrain_dist.method.soft_heads import fit_soft_head
 from cotrain_dist.method.splits import Split
+from cotrain_dist.method.weights import weigh_labeled
 from cotrain_dist.models import head_of
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.records import Fit
@@ -91,6 +92,11 @@ def fit_rows(
 
     start: where a fit to soft targets begins.
     """
+    learned = weigh_labeled(
+        learned,
+        least_fraction=config.train.least_labeled_fraction,
+        class_balanced=config.train.class_balanced,
+    )
     penalty, _ = penalty_and_seed(rows, learned, num_classes, scaling, config)
     weights = None if learned.weights is None else learned.weights.double().numpy()
     if learned.soft is not None:

@@ -6,25 +6,50 @@ go only what was selected, and sums of counts.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from cotrain_dist.config import SelectionConfig
 from cotrain_dist.method.scores import vote
-from cotrain_dist.method.selection import label_selected, select
+from cotrain_dist.method.selection import (
+    keep_surest,
+    label_selected,
+    select,
+    select_from_all,
+    surest_keys,
+)
 from cotrain_dist.method.splits import Split
+from cotrain_dist.method.thresholds import (
+    ClassCounts,
+    adapt_cuts,
+    class_limits,
+    count_classes,
+    fixed_cuts,
+    no_class_counts,
+    within_limits,
+)
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import RankGroup, all_gather_bytes, require_equal
+from cotrain_dist.runtime.collectives import (
+    RankGroup,
+    all_gather_bytes,
+    all_gather_rows,
+    require_equal,
+    sum_over,
+)
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import Met, bring_together, gather_by_role, pass_over
 from cotrain_dist.training.student import Classifier
-from cotrain_dist.types import ROLES, Exchange, PseudoLabeled, Role, Votes
+from cotrain_dist.training.transport import joined, pack_exchange, unpack_exchange
+from cotrain_dist.types import ROLES, Exchange, Role, Votes
 
 BLOCK_SIZE = 1 << 15
 """Votes that are worked on at a time: what is made of them on the way stays in the cache."""
+
+
+Limits = tuple[Tensor, Tensor]
+"""Up to where R_A and R_B keep images of each class (`method.thresholds.class_limits`)."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,8 @@ class PoolVotes:
 
     parts: tuple[Met, ...]
     """[n] int32 each, as votes travel."""
+    cuts: Tensor
+    """What they are compared with, equal on every rank: [rows, C] or [rows, 1] int16."""
 
     def blocks(self) -> Iterator[tuple[slice, Votes]]:
         """Where in U, ascending, and the votes on these images, [2, n]."""
@@ -48,7 +75,7 @@ def vote_on_pool(students: Sequence[Classifier], images: Images, ctx: RunContext
 
     Each rank passes over its chunks of U; 4 bytes per image and model are kept, and travel.
     """
-    pool_ids = images.table.sample_ids(Split.U)
+    pool_ids, num_classes = images.table.sample_ids(Split.U), len(images.table.class_names)
     with ctx.runtime.clock.measure("pseudo_label"):
         shards = {
             student.role: pass_over(student, pool_ids, packed_votes, "label U:", images, ctx)
@@ -57,7 +84,22 @@ def vote_on_pool(students: Sequence[Classifier], images: Images, ctx: RunContext
     ctx.runtime.wait_for_all()
     with ctx.runtime.clock.measure("exchange"):
         met = bring_together(shards, len(pool_ids), ctx.config.pool.batch_size, ctx.runtime)
-    return PoolVotes(tuple(met))
+        return with_cuts(met, ctx.config.selection, num_classes, ctx.runtime.control)
+
+
+def with_cuts(
+    met: Sequence[Met], selection: SelectionConfig, num_classes: int, control: RankGroup
+) -> PoolVotes:
+    """Collective over all ranks: the votes, with cuts that follow all of them where so set."""
+    votes = PoolVotes(tuple(met), fixed_cuts(selection.cut))
+    if selection.threshold_policy == "fixed":
+        return votes
+    counts = no_class_counts(len(ROLES), num_classes)
+    for _, block in votes.blocks():
+        counts += count_classes(block, num_classes, threshold=selection.cut)
+    # Of whole numbers, so the sum is the same in every world.
+    counts = ClassCounts(sum_over(counts.values, control))
+    return replace(votes, cuts=adapt_cuts(counts, selection.threshold_policy, selection.cut))
 
 
 def packed_votes(logits: Tensor) -> Tensor:
@@ -79,31 +121,67 @@ def exchange_selected(votes: PoolVotes, pool_ids: Tensor, ctx: RunContext) -> Ex
 
     pool_ids: [N] int64, the ids of U. Every rank then shows by digest that it holds the same.
     """
+    selection, control = ctx.config.selection, ctx.runtime.control
     with ctx.runtime.clock.measure("exchange"):
-        own = select_here(votes, pool_ids, ctx.config.selection)
-        return hand_over(own, ctx.runtime.control)
+        limits = find_limits(votes, selection, control)
+        own = select_here(votes, pool_ids, selection, limits)
+        return hand_over(own, pool_ids, control)
 
 
-def select_here(votes: PoolVotes, pool_ids: Tensor, selection: SelectionConfig) -> Exchange:
-    """The images of this rank's part that are in R_A or R_B. No communication."""
-    found = [Exchange.empty()]
+def find_limits(votes: PoolVotes, selection: SelectionConfig, control: RankGroup) -> Limits | None:
+    """Collective over all ranks: up to where each class's surest images are kept; None: all are.
+
+    Each rank sends its own surest images alone, 8 bytes each: no other can be among those of all.
+    """
+    num_kept = selection.top_k_per_class
+    if num_kept is None:
+        return None
+    limits = []
+    for own in _surest_here(votes, selection):
+        mine = own[within_limits(own, class_limits(own, num_kept))]
+        limits.append(class_limits(torch.cat(all_gather_rows(mine, control)), num_kept))
+    return limits[0], limits[1]
+
+
+def _surest_here(votes: PoolVotes, selection: SelectionConfig) -> list[Tensor]:
+    """By which the images of this rank's part that are in R_A, and in R_B, rank; [K] int64 each."""
+    found: list[tuple[Tensor, ...]] = [(torch.empty(0, dtype=torch.int64),) * len(ROLES)]
     for where, block in votes.blocks():
-        selected = select(block, selection.rule, threshold=selection.threshold)
-        found.append(label_selected(selected, block, pool_ids[where]))
-    return _joined(found)
+        selected = select(block, selection.rule, cuts=votes.cuts)
+        found.append(surest_keys(selected, block, selection.rule, where.start))
+    return [torch.cat(keys) for keys in zip(*found, strict=True)]
 
 
-def hand_over(own: Exchange, control: RankGroup) -> Exchange:
+def select_here(
+    votes: PoolVotes, pool_ids: Tensor, selection: SelectionConfig, limits: Limits | None = None
+) -> Exchange:
+    """The images of this rank's part that are in R_A or R_B. No communication."""
+    found = []
+    for where, block in votes.blocks():
+        selected = select(block, selection.rule, cuts=votes.cuts)
+        if limits is not None:
+            selected = keep_surest(selected, block, selection.rule, where.start, limits)
+        ids, rule = pool_ids[where], selection.rule
+        found.append(label_selected(selected, block, ids, rule=rule, weights=selection.weights))
+    return joined(found)
+
+
+def hand_over(own: Exchange, pool_ids: Tensor, control: RankGroup) -> Exchange:
     """Collective over all ranks: what all have selected, in the order of U, checked by digest."""
     # Cheap: with the votes, 9 ms of an epoch of 45 s (EfficientNet-B0, Caltech-101, 64 pixels).
-    exchanged = _joined([_unpack(part) for part in all_gather_bytes(_pack(own), control)])
+    parts = all_gather_bytes(pack_exchange(own, pool_ids), control)
+    exchanged = joined([unpack_exchange(part, pool_ids) for part in parts])
     # From here on the roles part; if they held different R, nothing later would notice.
-    require_equal(_pack(exchanged), "the exchange", control)
+    require_equal(pack_exchange(exchanged, pool_ids), "the exchange", control)
     return exchanged
 
 
 def exchange_plainly(
-    shards: dict[Role, Tensor], pool_ids: Tensor, selection: SelectionConfig, rt: Runtime
+    shards: dict[Role, Tensor],
+    pool_ids: Tensor,
+    selection: SelectionConfig,
+    num_classes: int,
+    rt: Runtime,
 ) -> Exchange:
     """Collective over all ranks: the exchange without shortcuts, all votes on every rank.
 
@@ -111,45 +189,4 @@ def exchange_plainly(
     """
     rows = gather_by_role(shards, torch.empty(0, dtype=torch.int32), rt)
     votes = unpack_votes(torch.stack([rows[Role.A], rows[Role.B]]))
-    selected = select(votes, selection.rule, threshold=selection.threshold)
-    return label_selected(selected, votes, pool_ids)
-
-
-def _joined(parts: Sequence[Exchange]) -> Exchange:
-    """One exchange of several, whose images differ; ids ascend within each."""
-    joined = []
-    for role in ROLES:
-        ids = torch.cat([part.selected_by(role).sample_ids for part in parts])
-        labels = torch.cat([part.selected_by(role).labels for part in parts])
-        if not bool((ids[1:] > ids[:-1]).all()):
-            # A rank of an unequal world has several parts of U, between those of others.
-            ids, order = ids.sort()
-            labels = labels[order]
-        joined.append(PseudoLabeled(ids, labels))
-    return Exchange(*joined)
-
-
-def _pack(exchanged: Exchange) -> bytes:
-    """|R_A|, then ids and labels of R_A and R_B: 6 bytes for each."""
-    a, b = exchanged.a, exchanged.b
-    assert (
-        max((int(ids[-1]) for ids in (a.sample_ids, b.sample_ids) if len(ids)), default=0) < 2**31
-    )
-    ids = torch.cat([a.sample_ids.to(torch.int32), b.sample_ids.to(torch.int32)])
-    labels = torch.cat([a.labels.to(torch.uint16), b.labels.to(torch.uint16)])
-    header = torch.tensor([len(a.labels)])
-    return b"".join(values.numpy().tobytes() for values in (header, ids, labels))
-
-
-def _unpack(payload: bytes) -> Exchange:
-    num_a = int(np.frombuffer(payload, np.int64, count=1)[0])
-    # What is left holds ids and labels of both, so |R_B| need not travel.
-    num = (len(payload) - 8) // 6
-    ids = torch.from_numpy(np.frombuffer(payload, np.int32, num, offset=8).astype(np.int64))
-    labels = np.frombuffer(payload, np.uint16, num, offset=8 + 4 * num).astype(np.int64)
-    return Exchange(
-        *(
-            PseudoLabeled(ids[rows].clone(), torch.from_numpy(labels[rows]).clone())
-            for rows in (slice(0, num_a), slice(num_a, num))
-        )
-    )
+    return select_from_all(votes, pool_ids, selection, num_classes)

@@ -15,7 +15,8 @@ from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
 from cotrain_dist.method.losses import batch_loss
-from cotrain_dist.method.steps import EpochPlan, plan_epoch, smallest_part_up_to
+from cotrain_dist.method.shares import mix_steps, smallest_step_up_to
+from cotrain_dist.method.steps import EpochPlan, plan_epoch
 from cotrain_dist.runtime.collectives import RankGroup, sum_over
 from cotrain_dist.store.records import Fit
 from cotrain_dist.training.context import RunContext
@@ -43,14 +44,32 @@ def train_epoch(
             return fit_student(student.frozen, student.config, learned)
     # The number of steps follows from L and R alone, so the two roles may take different ones:
     # nothing within an epoch waits for the other role.
-    plan = plan_epoch(
-        len(learned),
-        batch_size=student.config.train.batch_size,
-        num_shards=student.group.size,
-        num_micro=student.config.train.accumulation_steps,
-        key=epoch_key(student, phase, start.epoch),
-    )
+    key = epoch_key(student, phase, start.epoch)
+    plan = plan_of(learned, student.config.train, student.group.size, key)
     return train_steps(student, learned, plan, phase, start, pixels, ctx)
+
+
+def plan_of(
+    learned: TrainingSet, train: TrainConfig, num_shards: int, key: tuple[int | str, ...]
+) -> EpochPlan:
+    """The steps of an epoch over a training set, as the settings ask for."""
+    if not (train.least_labeled_fraction or train.class_balanced):
+        return plan_epoch(
+            len(learned),
+            batch_size=train.batch_size,
+            num_shards=num_shards,
+            num_micro=train.accumulation_steps,
+            key=key,
+        )
+    steps = mix_steps(
+        learned.is_pseudo,
+        learned.targets,
+        batch_size=train.batch_size,
+        least_labeled_fraction=train.least_labeled_fraction,
+        class_balanced=train.class_balanced,
+        key=key,
+    )
+    return EpochPlan(steps, num_shards, train.accumulation_steps, repeats=True)
 
 
 def epoch_key(student: Student, phase: str, epoch: int) -> tuple[int | str, ...]:
@@ -142,10 +161,14 @@ def load_batches(
     Everything that a step learns from passes here: a second view of an image is one more call of
     `augmented`, under another key.
     """
-    mine = [rows for step in steps for rows in plan.micro_batches(step, student.group.index)]
-    ids = [learned.sample_ids[rows] for rows in mine]
+    mine = [
+        (rows, (*key, step) if plan.repeats else key)
+        for step in steps
+        for rows in plan.micro_batches(step, student.group.index)
+    ]
+    ids = [learned.sample_ids[rows] for rows, _ in mine]
     read = pixels.batches(student.train_view, ids)
-    for rows, sample_ids, batch in zip(mine, ids, read, strict=True):
+    for (rows, key), sample_ids, batch in zip(mine, ids, read, strict=True):
         yield Batch(
             views=(student.augmented(batch, sample_ids, *key),),
             targets=learned.targets[rows].to(student.device, non_blocking=True),
@@ -229,12 +252,10 @@ def check_parts(
     In an epoch over the labeled images, or with an R of any size up to that of U: one image more
     than a multiple of the batch size makes one step more, and all steps smaller.
     """
-    smallest = smallest_part_up_to(
-        num_labeled,
-        num_labeled + num_pool,
-        train.batch_size,
-        num_role_ranks,
-        train.accumulation_steps,
+    smallest = (
+        smallest_step_up_to(num_labeled, num_pool, train.batch_size, train.least_labeled_fraction)
+        // num_role_ranks
+        // train.accumulation_steps
     )
     if smallest < 2:
         with_r = f", with R up to {num_labeled + num_pool}" if num_pool else ""
@@ -245,5 +266,6 @@ def check_parts(
             f"{num_labeled} images{with_r}, role {role.name} {num_role_ranks} rank(s), "
             f"train.accumulation_steps is {train.accumulation_steps}, and batch normalization "
             "needs 2",
-            "use fewer ranks or accumulation steps, larger batches, or label more images",
+            "use fewer ranks or accumulation steps, larger batches, or label more images"
+            + (", or a lower train.least_labeled_fraction" if train.least_labeled_fraction else ""),
         )

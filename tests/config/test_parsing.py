@@ -74,7 +74,40 @@ RULES = [
         ": 2.0: must be above 0",
     ),
     ("--pretrain.eval_every_epochs 0", "pretrain.eval_every_epochs", ": 0: must be at least 1"),
+    ("--train.pseudo_weight 0", "train.pseudo_weight", ": 0.0: must be above 0"),
+    ("--train.pseudo_ramp_epochs -1", "train.pseudo_ramp_epochs", ": -1: must not be negative"),
+    (
+        "--train.least_labeled_fraction 1",
+        "train.least_labeled_fraction",
+        ": 1.0: must be at least 0 and below 1",
+    ),
+    (
+        "--train.least_labeled_fraction 0.91 --train.batch_size 10",
+        "train.least_labeled_fraction",
+        ": 0.91: leaves no image of R in a step of 10 (train.batch_size)",
+    ),
     ("--selection.threshold 1", "selection.threshold", ": 1.0: must lie between 0 and 1"),
+    (
+        "--selection.rule mean_soft --selection.threshold 0.5",
+        "selection.threshold",
+        ": 0.5: selection.rule mean_soft takes none; give null",
+    ),
+    (
+        "--selection.threshold_policy free --selection.threshold 0.5",
+        "selection.threshold",
+        ": 0.5: selection.threshold_policy free takes none; give null",
+    ),
+    (
+        "--selection.rule mean_soft --selection.threshold_policy flex",
+        "selection.threshold_policy",
+        ": flex: selection.rule mean_soft takes all of U",
+    ),
+    ("--selection.top_k_per_class 0", "selection.top_k_per_class", ": 0: must be at least 1"),
+    (
+        "--selection.rule mean_hard --selection.weights agreement",
+        "selection.weights",
+        ": agreement: with selection.rule mean_hard both models give the label together",
+    ),
     ("--pool.batch_size 0", "pool.batch_size", ": 0: must be at least 1"),
     ("--distributed.timeout_seconds 0", "distributed.timeout_seconds", ": 0.0: must be at least 1"),
     (
@@ -320,6 +353,22 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00")
     assert "cannot be read: it is not text in UTF-8" in str(_error(["--config", str(path)]).value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cut"),
+    [
+        ("", 0.8),
+        ("--selection.threshold 0.5", 0.5),
+        ("--selection.rule mean_hard --selection.threshold_policy flex", 0.8),
+        ("--selection.threshold_policy free", None),
+        ("--selection.rule mean_soft", None),
+        ("--selection.rule mean_soft --selection.threshold null", None),
+        ("--train.least_labeled_fraction 0.9 --train.batch_size 10", 0.8),
+    ],
+)
+def test_the_threshold_that_votes_are_compared_with(arguments: str, cut: float | None) -> None:
+    assert parse_config(arguments.split(), "prog").selection.cut == cut
 
 
 def test_a_wrong_type_in_the_file_is_not_hidden_by_the_command_line(tmp_path: Path) -> None:

@@ -43,9 +43,9 @@ def _see(config: Config) -> dict[str, Any]:
     """What this rank knows after both passes, as bytes and bits."""
     students, images, ctx = build_students(config)
     votes = vote_on_pool(students, images, ctx)
-    pool_ids, threshold = images.table.sample_ids(Split.U), ctx.config.selection.threshold
+    pool_ids = images.table.sample_ids(Split.U)
     exchanged = exchange_selected(votes, pool_ids, ctx)
-    counts = count_votes(votes, images.table, pool_ids, threshold, ctx.runtime.control)
+    counts = count_votes(votes, images.table, pool_ids, ctx.runtime.control)
     test_ids = images.table.sample_ids(Split.T)
     with mock.patch.object(evaluate, "BLOCK_VALUES", 1):  # as many blocks as there can be
         measured = evaluate.count_split(students, test_ids, images, ctx)

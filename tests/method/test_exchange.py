@@ -58,3 +58,22 @@ def test_a_training_set_is_l_and_then_what_was_taught() -> None:
     assert learned.is_pseudo.tolist() == [False, False, True, True, True]
     assert learned.weights is None
     assert len(training_set(labeled, PseudoLabeled.empty())) == 2
+
+
+def test_weights_of_a_training_set() -> None:
+    labeled = TrainingSet(torch.tensor([2, 5]), torch.tensor([0, 1]), torch.tensor([False, False]))
+    ids, labels = torch.tensor([3, 9]), torch.tensor([1, 1])
+    plain, weighted = (
+        PseudoLabeled(ids, labels, weights=weights) for weights in (None, torch.tensor([0.5, 0.25]))
+    )
+    cases = [
+        (plain, 1.0, None),
+        (plain, 0.5, [1.0, 1.0, 0.5, 0.5]),
+        (weighted, 1.0, [1.0, 1.0, 0.5, 0.25]),
+        (weighted, 2.0, [1.0, 1.0, 1.0, 0.5]),
+        (PseudoLabeled.empty(), 0.5, None),
+    ]
+    for taught, factor, expected in cases:
+        weights = training_set(labeled, taught, factor).weights
+        assert (None if weights is None else weights.tolist()) == expected
+        assert weights is None or weights.dtype == torch.float32

@@ -7,6 +7,7 @@ import torch
 
 from cotrain_dist.method.metrics import PoolCounts, count_pool, no_counts
 from cotrain_dist.method.scores import INVALID_UNCERTAINTY, decode_confidence, encode_uncertainty
+from cotrain_dist.method.thresholds import fixed_cuts
 from cotrain_dist.types import Votes
 
 NUM_CLASSES = 40_000
@@ -26,7 +27,7 @@ def test_counts_by_hand() -> None:
         [[0.95, 0.45, 0.99, 0.15, 0.5], [0.55, 0.41, 0.35, 0.92, 0.5]],
     )
     truth = torch.tensor([0, 0, 2, 1, -1])  # the last one's is unknown
-    pool = count_pool(votes, truth, 3, threshold=0.8).describe()
+    pool = count_pool(votes, truth, 3, cuts=fixed_cuts(0.8)).describe()
     assert pool is not None
 
     def places(part: str) -> tuple[list[int], list[int]]:
@@ -51,7 +52,7 @@ def test_counts_by_hand() -> None:
 
 def test_nothing_is_said_without_true_labels() -> None:
     votes = votes_of([[0], [1]], [[0.9], [0.4]])
-    counts = count_pool(votes, torch.tensor([-1]), 2, threshold=0.8)
+    counts = count_pool(votes, torch.tensor([-1]), 2, cuts=fixed_cuts(0.8))
     assert counts.describe() is None
     assert counts.agreement_rate == 0.0
 
@@ -59,7 +60,7 @@ def test_nothing_is_said_without_true_labels() -> None:
 def test_images_that_were_not_scored_are_left_out() -> None:
     votes = votes_of([[0, 0], [0, 0]], [[0.9, 0.9], [0.9, 0.9]])
     votes.uncertainty[1, 0] = INVALID_UNCERTAINTY
-    pool = count_pool(votes, torch.tensor([0, 0]), 1, threshold=0.8).describe()
+    pool = count_pool(votes, torch.tensor([0, 0]), 1, cuts=fixed_cuts(0.8)).describe()
     assert pool is not None
     assert sum(pool["agree_a"]["num_images"]) == 1
     assert pool["agree_a"]["num_images_by_class"] == [1]
@@ -70,20 +71,20 @@ def test_images_that_were_not_scored_agree_on_nothing() -> None:
     uncertainty = encode_uncertainty(torch.full((2, 5), 0.5))
     uncertainty[1, 1] = INVALID_UNCERTAINTY
     uncertainty[:, 4] = INVALID_UNCERTAINTY
-    counts = count_pool(Votes(labels, uncertainty), torch.full((5,), -1), 3, threshold=0.8)
+    counts = count_pool(Votes(labels, uncertainty), torch.full((5,), -1), 3, cuts=fixed_cuts(0.8))
     assert counts.agreement_rate == pytest.approx(2 / 5)
 
 
 def test_equal_codes_are_counted_by_image_not_by_model() -> None:
     confidence = [[0.8, 0.8, 0.5, 0.9, float("nan")], [0.8, 0.5, 0.8, 0.9, 0.5]]
     votes = votes_of([[0] * 5, [1] * 5], confidence)
-    counts = count_pool(votes, torch.zeros(5, dtype=torch.int64), 2, threshold=0.8)
+    counts = count_pool(votes, torch.zeros(5, dtype=torch.int64), 2, cuts=fixed_cuts(0.8))
     assert counts.num_equal_codes == 3
 
 
 def test_no_images_agree_at_no_rate() -> None:
     votes = votes_of([[], []], [[], []])
-    counts = count_pool(votes, torch.zeros(0, dtype=torch.int64), 2, threshold=0.8)
+    counts = count_pool(votes, torch.zeros(0, dtype=torch.int64), 2, cuts=fixed_cuts(0.8))
     assert torch.equal(counts.values, no_counts(2).values)
     assert math.isnan(counts.agreement_rate)
     assert counts.describe() is None
@@ -123,8 +124,8 @@ def test_counts_of_parts_add_up_to_those_of_all() -> None:
     counts: PoolCounts = no_counts(NUM_CLASSES)
     for rows in torch.arange(3000).split(177):
         part = Votes(labels[:, rows].to(torch.uint16), votes.uncertainty[:, rows])
-        counts += count_pool(part, truth[rows], NUM_CLASSES, threshold=0.5)
-    whole = count_pool(votes, truth, NUM_CLASSES, threshold=0.5)
+        counts += count_pool(part, truth[rows], NUM_CLASSES, cuts=fixed_cuts(0.5))
+    whole = count_pool(votes, truth, NUM_CLASSES, cuts=fixed_cuts(0.5))
     assert torch.equal(counts.values, whole.values)
     assert counts.describe() == _described_plainly(votes, truth)
 

@@ -10,8 +10,6 @@ from cotrain_dist.method.steps import (
     num_steps_of,
     order_samples,
     plan_epoch,
-    smallest_part,
-    smallest_part_up_to,
     split_into_steps,
     split_step,
     spread,
@@ -83,34 +81,6 @@ def test_every_sample_once_in_parts_of_nearly_one_size(num_samples: int, batch_s
         assert max(by_micro) - min(by_micro) <= 1
         num_cases += 1
     assert num_cases == 12
-
-
-@pytest.mark.parametrize("batch_size", BATCH_SIZES)
-def test_smallest_part_is_the_least_over_all_parts(batch_size: int) -> None:
-    found = set()
-    for num_samples, num_ranks, num_micro in itertools.product(NUM_SAMPLES, NUM_RANKS, NUM_MICRO):
-        steps = split_into_steps(torch.arange(num_samples), batch_size)
-        least = min(
-            len(micro)
-            for step in steps
-            for micros in split_step(step, num_ranks, num_micro)
-            for micro in micros
-        )
-        assert smallest_part(num_samples, batch_size, num_ranks, num_micro) == least
-        found.add(least)
-    assert {0, 1} <= found
-
-
-@pytest.mark.parametrize("batch_size", BATCH_SIZES)
-def test_the_worst_epoch_of_a_range_is_found(batch_size: int) -> None:
-    for least, more in itertools.product((2, 3, 10, 16, 33, 64), (0, 1, 5, 40, 200)):
-        for num_ranks, num_micro in ((1, 1), (2, 1), (3, 2)):
-            expected = min(
-                smallest_part(num, batch_size, num_ranks, num_micro)
-                for num in range(least, least + more + 1)
-            )
-            found = smallest_part_up_to(least, least + more, batch_size, num_ranks, num_micro)
-            assert found == expected, (least, more)
 
 
 def test_order_is_a_permutation_decided_by_its_key() -> None:

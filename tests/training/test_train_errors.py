@@ -43,6 +43,14 @@ MISTAKES: dict[str, tuple[int, dict[str, Any], list[str]]] = {
             "role B 3 rank(s)",
         ],
     ),
+    "labeled images and few others": (
+        1,
+        {"train": {"accumulation_steps": 6, "least_labeled_fraction": 0.9}},
+        [
+            "train.batch_size: 16: can leave 1 image(s) per rank and micro-batch",
+            "or a lower train.least_labeled_fraction",
+        ],
+    ),
     "rank of a smaller world": (
         2,
         {"placement": {"ranks_a": [2]}},
