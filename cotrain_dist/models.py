@@ -298,12 +298,13 @@ class Schedule:
             group["lr"] = phase.learning_rate
             group.pop("initial_lr", None)  # else a kept optimizer keeps the earlier phase's rate
         self._optimizer = optimizer
+        # A phase of no epochs takes no steps, but timm refuses a schedule without length.
+        self._num_epochs = max(phase.num_schedule_epochs, 1)
         self._schedule, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
             sched=config.schedule,
-            # A phase of no epochs takes no steps, but timm refuses a schedule without length.
-            num_epochs=max(phase.num_epochs, 1),
-            decay_epochs=max(phase.num_epochs / 3, 1),
+            num_epochs=self._num_epochs,
+            decay_epochs=max(self._num_epochs / 3, 1),
             min_lr=phase.min_learning_rate,
             # A warm-up to a rate below this one would fall instead of rise.
             warmup_lr=min(WARMUP_START_RATE, phase.learning_rate),
@@ -311,9 +312,12 @@ class Schedule:
         )
 
     def set_rate(self, progress_epochs: float) -> float:
-        """Set and return the rate after so many epochs of the phase."""
+        """Set and return the rate after so many epochs of the phase, 0 at its start.
+
+        Where each round of Step 2 starts anew, so does the schedule.
+        """
         # A function of progress alone: nothing of a schedule has to be saved or restored.
-        self._schedule.step(progress_epochs)
+        self._schedule.step(progress_epochs % self._num_epochs)
         return float(self._optimizer.param_groups[0]["lr"])
 
 

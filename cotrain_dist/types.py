@@ -54,12 +54,14 @@ class PseudoLabeled:
     """One R: sample_ids [K] int64 in ascending order and labels [K] int64.
 
     weights: [K] float32, above 0 and at most 1; None where all count as one.
+    probs: [K, C] float16, target distributions; None where the labels are the targets.
     """
 
     # Ids of U alone, as label_selected masks the ids of U: no image of T, V or L can be in an R.
     sample_ids: Tensor
     labels: Tensor
     weights: Tensor | None = None
+    probs: Tensor | None = None
 
     @classmethod
     def empty(cls) -> "PseudoLabeled":

@@ -11,6 +11,7 @@ from cotrain_dist.config.running import (
     PoolConfig,
     SelectionConfig,
 )
+from cotrain_dist.config.structure import StructureConfig
 from cotrain_dist.config.training import CotrainConfig, PretrainConfig, TrainConfig
 from cotrain_dist.config.tree import Config, RoleConfig, resolve_role
 
@@ -25,6 +26,7 @@ __all__ = [
     "PretrainConfig",
     "RoleConfig",
     "SelectionConfig",
+    "StructureConfig",
     "TrainConfig",
     "resolve_role",
 ]

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from cotrain_dist.config.recipes import defaults_of
 from cotrain_dist.config.schema import OPTIONS, RENAMED, REPLACED, all_keys, sections
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.config.tree import Config
@@ -68,7 +69,8 @@ def parse_config(
         path = options.pop("config").value
         values = convert_all(read_yaml(read_file(path), path))
     print_config = options.pop("print_config", None)
-    values = dict(defaults or {}) | values | convert_all(options)
+    given = values | convert_all(options)
+    values = dict(defaults or {}) | dict(defaults_of(str(given.get("recipe", "paper")))) | given
     config = build_tree(Config, _source_of(values) | values)
     if print_config:
         print(config_to_yaml(config), end="")

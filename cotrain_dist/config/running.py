@@ -41,6 +41,11 @@ class SelectionConfig:
     the other model's probability for it, to the power of 4; 0 where that one is surer of another
     class."""
 
+    targets: Literal["hard", "soft"] = "hard"
+    """What is learned of an image: the class, or the probabilities of all classes (`pool.keep`)."""
+    sharpen: float = 1.0
+    """soft: power that probabilities are raised to; above 1 sharper."""
+
     @property
     def cut(self) -> float | None:
         """The τ that votes are compared with, where one number is given for all of them."""
@@ -81,6 +86,10 @@ class SelectionConfig:
                 f"with selection.rule {self.rule} both models give the label together",
                 "try confidence",
             )
+        if self.sharpen <= 0.0:
+            raise UserError(
+                "selection.sharpen", self.sharpen, "must be above 0", "1 changes nothing"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,9 @@ class PoolConfig:
     batch_size: int = 128
     """Images of a forward pass without gradients. Fixed chunks, whole on one rank, keep the codes
     bit-equal for every number of ranks."""
+    keep: Literal["votes", "probabilities"] = "votes"
+    """What a pass keeps of each image and the ranks exchange: 4 bytes per model, or the
+    probabilities of all classes as well (2 bytes each, on every rank)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:

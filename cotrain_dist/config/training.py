@@ -122,11 +122,13 @@ def _check_rates(section: str, phase: "PretrainConfig | CotrainConfig") -> None:
         )
     if learning_rate <= 0.0:
         raise UserError(f"{section}.learning_rate", learning_rate, "must be above 0", "try 0.001")
-    if warmup_epochs < 0 or 0 < num_epochs <= warmup_epochs:
+    limit = phase.num_schedule_epochs
+    if warmup_epochs < 0 or 0 < limit <= warmup_epochs:
+        name = "num_epochs" if limit == num_epochs else "epochs_per_round"
         raise UserError(
             f"{section}.warmup_epochs",
             warmup_epochs,
-            f"must be at least 0 and below {section}.num_epochs, {num_epochs}",
+            f"must be at least 0 and below {section}.{name}, {limit}",
             "0 switches the warm-up off",
         )
     if not 0.0 <= min_rate <= learning_rate:
@@ -161,6 +163,11 @@ class PretrainConfig:
     def num_warmup_epochs(self) -> int:
         """What `warmup_epochs` amounts to."""
         return _warmup_of(self.warmup_epochs, 2, self.num_epochs)
+
+    @property
+    def num_schedule_epochs(self) -> int:
+        """Epochs over which the rate falls."""
+        return self.num_epochs
 
     def __post_init__(self) -> None:
         _check_rates("pretrain", self)
@@ -198,13 +205,33 @@ class CotrainConfig:
     # 3 to 7 points in the first epochs, and the later ones win them back (docs/results.md).
     optimizer: Literal["fresh", "keep"] = "fresh"
     """Start Step 2 with a new optimizer, or keep the moments of pre-training."""
+    epochs_per_round: int = 1
+    """Epochs that are taught by one exchange; the last round may be shorter."""
+    restart: Literal["never", "round"] = "never"
+    """`round`: each round begins from the weights of the end of Step 1, with a new optimizer and
+    the whole schedule, and keeps of the rounds before it what they have taught alone."""
 
     @property
     def num_warmup_epochs(self) -> int:
         """What `warmup_epochs` amounts to."""
-        return _warmup_of(self.warmup_epochs, 1, self.num_epochs)
+        return _warmup_of(self.warmup_epochs, 1, self.num_schedule_epochs)
+
+    @property
+    def num_schedule_epochs(self) -> int:
+        """Epochs over which the rate falls: those of Step 2, or of each round that starts anew."""
+        if self.restart == "never":
+            return self.num_epochs
+        return min(self.epochs_per_round, self.num_epochs)
+
+    def begins_round(self, epoch: int) -> bool:
+        """Whether an epoch, counted from 1, is the first of a round."""
+        return (epoch - 1) % self.epochs_per_round == 0
 
     def __post_init__(self) -> None:
+        if self.epochs_per_round < 1:
+            raise UserError(
+                "cotrain.epochs_per_round", self.epochs_per_round, "must be at least 1", "try 1"
+            )
         _check_rates("cotrain", self)
 
 

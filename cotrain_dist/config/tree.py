@@ -7,12 +7,14 @@ from typing import Literal
 from cotrain_dist.config.data import DataConfig, augmentation_of
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
+    MEAN_RULES,
     DistributedConfig,
     PlacementConfig,
     PoolConfig,
     SelectionConfig,
 )
 from cotrain_dist.config.starts import read_start_folder
+from cotrain_dist.config.structure import StructureConfig
 from cotrain_dist.config.training import CotrainConfig, PretrainConfig, TrainConfig, scale_rates
 from cotrain_dist.errors import UserError
 
@@ -27,6 +29,9 @@ are worth more than one (docs/results.md)."""
 class Config:
     """All settings of a run."""
 
+    recipe: Literal["paper", "synergy"] = "paper"
+    """A set of defaults: the paper's rule, or what earns more from the images without labels. A
+    field that is given wins; `--print_config` shows the outcome."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and splits."""
     model_a: ModelConfig = field(default_factory=ModelConfig)
@@ -41,6 +46,8 @@ class Config:
     """Step 2."""
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     """R_A and R_B."""
+    structure: StructureConfig = field(default_factory=StructureConfig)
+    """What the images of U say about each other."""
     # `alternate` is the paper's Condition 2. Its Condition 1 can be read in three ways: `peer`,
     # `own`, or `none` with shared labels.
     exchange: Literal["alternate", "peer", "own", "none"] = "alternate"
@@ -87,6 +94,25 @@ class Config:
                 "pretrain.num_epochs is 0 as well, so nothing would be trained",
                 "give one of them an epoch or more",
             )
+        self._check_probabilities()
+
+    def _check_probabilities(self) -> None:
+        """Raise UserError for what needs the probabilities of all classes, which are not kept."""
+        if self.pool.keep == "probabilities":
+            return
+        rule, targets, kind = self.selection.rule, self.selection.targets, self.structure.kind
+        for key, value, is_needed in (
+            ("selection.rule", rule, rule in MEAN_RULES),
+            ("selection.targets", targets, targets == "soft"),
+            ("structure.kind", kind, kind != "off"),
+        ):
+            if is_needed:
+                raise UserError(
+                    key,
+                    value,
+                    f"needs the probabilities of all classes, and pool.keep is {self.pool.keep}",
+                    "give pool.keep probabilities as well",
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

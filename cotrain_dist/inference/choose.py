@@ -3,63 +3,30 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cotrain_dist.keys import keyed_generator
 from cotrain_dist.method import queries
-from cotrain_dist.method.herding import BLOCK_SIZE, Coverage, encode_points, herd
+from cotrain_dist.method.herding import BLOCK_SIZE, Coverage, herd
 from cotrain_dist.method.queries import Copies, first_of, in_order
-from cotrain_dist.models import head_of
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import (
     RankGroup,
-    all_gather_json,
     all_gather_rows,
     broadcast_json,
     together,
 )
 from cotrain_dist.store.features import FeatureStore
-from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.features import check_all, fill_store, open_store
-from cotrain_dist.training.student import Classifier
+from cotrain_dist.training.features import JointFeatures
 from cotrain_dist.types import ROLES, Role
-
-MAX_CENTER_ROWS = 20_000
-"""Images that the center of the features is taken from."""
 
 MAX_REFERENCE = 10_000
 """Images of the pool that herding stands for; drawn by the seed where there are more."""
 
 Probs = Callable[[Tensor], Tensor]
 """sample_ids [n] -> probabilities [2, n, C] float64 of A and of B."""
-
-
-def both_features(
-    classifiers: Sequence[Classifier], images: Images, ctx: RunContext
-) -> tuple[FeatureStore, FeatureStore]:
-    """The features of all images under A and under B, computed where they are not kept.
-
-    Collective over all ranks; each role's ranks compute their own model's, all can read both.
-    """
-    own, digests = {}, images.table.listing.digests
-    for classifier in classifiers:
-        head = head_of(classifier.whole, f"model_{classifier.role.value}.name")
-        store = open_store(
-            classifier.whole, head, classifier.preprocessing, digests, ctx.config.data
-        )
-        fill_store(store, classifier, images.pixels, ctx.reporter)
-        own[classifier.role.value] = store.to_json()
-    known: dict[str, Any] = {}
-    for part in all_gather_json(own, ctx.runtime.control):
-        known |= part
-    stores = [FeatureStore.from_json(known[role.value], digests) for role in ROLES]
-    # The peer's blocks too: without a shared folder they lie on another node.
-    for store in stores:
-        together(partial(check_all, store), ctx.runtime.control)
-    return stores[0], stores[1]
 
 
 def share_heads(
@@ -90,31 +57,6 @@ def _probs(
         logits = torch.nn.functional.linear(store.read(sample_ids), head[:, :-1], head[:, -1])
         both.append(logits.double().softmax(dim=1))
     return torch.stack(both)
-
-
-@dataclass(frozen=True)
-class JointFeatures:
-    """The features of both models as points of unit length (`method/herding.py`)."""
-
-    stores: tuple[FeatureStore, FeatureStore]
-    centers: tuple[Tensor, Tensor]
-
-    @classmethod
-    def of(cls, stores: tuple[FeatureStore, FeatureStore], sample_ids: Tensor) -> "JointFeatures":
-        """Centered over these images, thinned out where they are very many."""
-        ids = sample_ids[:: max(1, -(-len(sample_ids) // MAX_CENTER_ROWS))]
-        a, b = (torch.from_numpy(store.read(ids).double().numpy().mean(axis=0)) for store in stores)
-        return cls(stores, (a, b))
-
-    def points(self, sample_ids: Tensor) -> Tensor:
-        """[n, F] int16."""
-        width = sum(store.width for store in self.stores)
-        points = torch.empty((len(sample_ids), width), dtype=torch.int16)
-        for start in range(0, len(sample_ids), BLOCK_SIZE):
-            ids = sample_ids[start : start + BLOCK_SIZE]
-            rows = [store.read(ids) for store in self.stores]
-            points[start : start + BLOCK_SIZE] = encode_points(rows, list(self.centers))
-        return points
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,8 @@ from cotrain_dist.data.sources.files import list_without_classes
 from cotrain_dist.data.splits import SplitTable, parse_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.choose import (
-    JointFeatures,
     Probs,
     Query,
-    both_features,
     choose,
     head_rows,
     share_heads,
@@ -33,6 +31,7 @@ from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store import atomic
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.features import JointFeatures, both_features
 from cotrain_dist.training.setup import fetch_models, first_models, open_pixels
 from cotrain_dist.training.student import Classifier, build_classifier
 

@@ -59,6 +59,7 @@ def training_set(
         targets=torch.cat([labeled.targets, taught.labels]),
         is_pseudo=torch.cat([labeled.is_pseudo, is_pseudo]),
         weights=_weights_of(labeled, taught, pseudo_weight),
+        soft=taught.probs,
     )
 
 

@@ -18,10 +18,8 @@ from cotrain_dist.config import Config, RoleConfig, resolve_role
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.choose import (
-    JointFeatures,
     Probs,
     Query,
-    both_features,
     choose,
     share_heads,
 )
@@ -35,6 +33,7 @@ from cotrain_dist.runtime.collectives import broadcast_json
 from cotrain_dist.store import atomic
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.features import JointFeatures, both_features
 from cotrain_dist.training.heads import fit_rows, scaling_over
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import ROLES, Role, TrainingSet

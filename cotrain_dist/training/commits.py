@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotrain_dist.config import CotrainConfig
 from cotrain_dist.config.text import config_digest
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
@@ -28,8 +29,9 @@ from cotrain_dist.store.checkpoint import (
 from cotrain_dist.store.records import PretrainRecord
 from cotrain_dist.store.shared import wait_until_seen
 from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.packing import exchange_from_tensors, exchange_to_tensors
 from cotrain_dist.training.student import Student
-from cotrain_dist.types import ROLES, Position
+from cotrain_dist.types import ROLES, Exchange, Position
 
 NUM_KEPT = 2
 """Commits kept of each role and of the world: the newest, and one to fall back to."""
@@ -63,6 +65,8 @@ class CotrainState:
     """[number of images in U] bool: in some R so far."""
     num_history_lines: int
     best: BestModel | None = None
+    exchanged: Exchange = field(default_factory=Exchange.empty)
+    """What this round teaches."""
 
     @classmethod
     def at_start(cls, num_pool: int) -> "CotrainState":
@@ -107,7 +111,7 @@ def commit_cotrain(
         merged: dict[str, str] = {}
         for part in all_gather_json(digests, rt.control):
             merged |= {role: digest for role, digest in part.items() if digest}  # the leads'
-        tensors = {"ever_selected": {"mask": state.ever_selected}} if rt.is_lead else {}
+        tensors = _world_tensors(state, ctx.config.cotrain) if rt.is_lead else {}
         world = header | {
             "manifests": merged,
             "num_history_lines": state.num_history_lines,
@@ -118,6 +122,15 @@ def commit_cotrain(
             # Only now: until the world commit stands, a resume needs the commits before it.
             for part_name in ("a", "b", "world"):
                 keep_last(checkpoints / part_name, NUM_KEPT)
+
+
+def _world_tensors(state: CotrainState, cotrain: CotrainConfig) -> dict[str, dict[str, Tensor]]:
+    """What a world commit holds beside its JSON, by file."""
+    tensors = {"ever_selected": {"mask": state.ever_selected}}
+    # Only where the next epoch goes on with what this round teaches.
+    if not cotrain.begins_round(state.next.epoch):
+        tensors["exchange"] = exchange_to_tensors(state.exchanged)
+    return tensors
 
 
 def _name(phase: str, epoch: int) -> str:
@@ -238,11 +251,15 @@ def restore_cotrain(
     if ctx.runtime.is_lead:
         # Lines come before their commit, so a killed run may have one that no commit counts.
         ctx.store.history.cut_after(state["num_history_lines"])
+    exchanged = Exchange.empty()
+    if not ctx.config.cotrain.begins_round(state["next"]["epoch"]):
+        exchanged = exchange_from_tensors(read_tensors(folder, "exchange"))
     return CotrainState(
         next=_position(state),
         ever_selected=read_tensors(folder, "ever_selected")["mask"],
         num_history_lines=state["num_history_lines"],
         best=None if state["best"] is None else BestModel(**state["best"]),
+        exchanged=exchanged,
     )
 
 

@@ -1,40 +1,50 @@
 """Step 2 of the method: the active-learning epochs."""
 
 import time
+from collections.abc import Sequence
 
 from cotrain_dist.method.exchange import taught_to, training_set
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.weights import ramped_weight
+from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.commits import CotrainState
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.epochs import EpochOutcome, close_epoch, require_finite
 from cotrain_dist.training.evaluate import measure_all
-from cotrain_dist.training.pool import exchange_selected, vote_on_pool
+from cotrain_dist.training.exports import export_step_one
+from cotrain_dist.training.rounds import exchange_of_round, restart
 from cotrain_dist.training.steps import train_epoch
 from cotrain_dist.training.student import Student
 from cotrain_dist.types import Exchange
 
 
-def cotrain(students: list[Student], state: CotrainState, images: Images, ctx: RunContext) -> None:
-    """Each epoch: both label U, R_A and R_B are selected and handed over, each learns, measure.
+def cotrain(
+    students: list[Student],
+    state: CotrainState,
+    start_features: Sequence[FeatureStore],
+    images: Images,
+    ctx: RunContext,
+) -> None:
+    """Each round both label U, R_A and R_B are selected and handed over; each epoch both learn.
 
-    students: those this rank holds. Collective over all ranks; within training, over role groups.
+    A round is one epoch in the paper. students: those this rank holds. start_features: of both
+    models as they began, where the settings ask for those. Collective over all ranks; within
+    training, over role groups.
     """
-    config, pool_ids = ctx.config, images.table.sample_ids(Split.U)
+    config = ctx.config
     while state.next.epoch <= config.cotrain.num_epochs:
-        start, started = state.next, time.monotonic()
-        # Made anew in each epoch, as in the paper: no image stays in R because it once was.
-        votes, exchanged = None, Exchange.empty()
-        # Without exchange nobody needs the pass over U, 13 of the 45 s of an epoch of
-        # EfficientNet-B0 on Caltech-101 at 64 pixels (docs/performance.md).
-        if config.exchange != "none":
-            votes = vote_on_pool(students, images, ctx)  # both models', each rank its part of U
-            exchanged = exchange_selected(votes, pool_ids, ctx)  # R_A and R_B, on every rank
+        start, started, votes = state.next, time.monotonic(), None
+        if config.cotrain.begins_round(start.epoch):
+            # Made anew in each round, as in the paper: no image stays in R because it once was.
+            votes, state.exchanged = exchange_of_round(students, start_features, images, ctx)
+            if config.cotrain.restart == "round":
+                for student in students:
+                    restart(student, ctx.store)
 
         fits = {}
         for student in students:
             taught = taught_to(
-                student.role, exchanged, start.epoch, config.exchange, config.exchange_parity
+                student.role, state.exchanged, start.epoch, config.exchange, config.exchange_parity
             )
             labeled = images.table.labeled(student.role, config.labels)
             train = student.config.train
@@ -47,7 +57,7 @@ def cotrain(students: list[Student], state: CotrainState, images: Images, ctx: R
         outcome = EpochOutcome(
             epoch=start.epoch,
             votes=votes,
-            exchanged=exchanged,
+            exchanged=state.exchanged,
             # All ranks learn of both roles here; who raised alone would leave the others measuring.
             fits=require_finite(fits, start.epoch, ctx.runtime),
             measured=measure_all(students, images, ctx),
@@ -62,6 +72,8 @@ def start_state(students: list[Student], images: Images, ctx: RunContext) -> Cot
     Collective over all ranks.
     """
     state = CotrainState.at_start(len(images.table.sample_ids(Split.U)))
+    if ctx.config.cotrain.restart == "round":
+        export_step_one(students, images.table.class_names, ctx.store)
     outcome = EpochOutcome(
         epoch=0,
         votes=None,

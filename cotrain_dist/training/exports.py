@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
 from cotrain_dist.method.metrics import Accuracy
@@ -10,7 +11,7 @@ from cotrain_dist.store.records import CotrainRecord, CrossValidation
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.commits import BestModel, CotrainState
 from cotrain_dist.training.student import Student
-from cotrain_dist.types import ROLES
+from cotrain_dist.types import ROLES, Role
 
 CHOSEN_ON_T = "chosen on T: its accuracy on T is optimistic; data.validation_fraction draws a V"
 
@@ -22,6 +23,20 @@ def export_models(
     for student in students:
         if student.is_lead:
             _save(student, student.role.value, {"epoch": epoch}, class_names, store)
+
+
+def step_one_folder(role: Role, store: RunDirectory) -> Path:
+    """Where a model lies as it was at the end of Step 1."""
+    return store.models / f"step_one_{role.value}"
+
+
+def export_step_one(
+    students: list[Student], class_names: Sequence[str], store: RunDirectory
+) -> None:
+    """Write models/step_one_a and models/step_one_b; each role's lead rank its own."""
+    for student in students:
+        if student.is_lead:
+            _save(student, step_one_folder(student.role, store).name, {}, class_names, store)
 
 
 def keep_best_on_validation(

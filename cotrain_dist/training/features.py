@@ -2,7 +2,10 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,16 +13,22 @@ from torch import Tensor, nn
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.errors import UserError
-from cotrain_dist.models import Preprocessing, features_of
-from cotrain_dist.runtime.collectives import together
+from cotrain_dist.method.herding import BLOCK_SIZE, encode_points
+from cotrain_dist.models import Preprocessing, features_of, head_of
+from cotrain_dist.runtime.collectives import all_gather_json, together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.features import FeatureStore, default_folder
+from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.student import Classifier
+from cotrain_dist.types import ROLES
 from cotrain_dist.version import FEATURES_VERSION
 
 FORWARD_SIZE = 64
 """Images of a forward pass, always: another number may give other last bits, other neighbors of an
 image do not."""
+
+MAX_CENTER_ROWS = 20_000
+"""Images that the center of joint features is taken from."""
 
 
 def open_store(
@@ -102,3 +111,57 @@ def check_all(store: FeatureStore) -> None:
             f"{absent} of {store.num_blocks} blocks that other ranks wrote are not here",
             "name a folder that all nodes share",
         )
+
+
+def both_features(
+    classifiers: Sequence[Classifier],
+    images: Images,
+    ctx: RunContext,
+    *,
+    folder: str | None = None,
+) -> tuple[FeatureStore, FeatureStore]:
+    """The features of all images under A and under B, computed where they are not kept.
+
+    Collective over all ranks; each role's ranks compute their own model's, all can read both.
+    folder: where they lie, instead of where the settings say.
+    """
+    data = ctx.config.data if folder is None else replace(ctx.config.data, feature_cache=folder)
+    own, digests = {}, images.table.listing.digests
+    for classifier in classifiers:
+        head = head_of(classifier.whole, f"model_{classifier.role.value}.name")
+        store = open_store(classifier.whole, head, classifier.preprocessing, digests, data)
+        fill_store(store, classifier, images.pixels, ctx.reporter)
+        own[classifier.role.value] = store.to_json()
+    known: dict[str, Any] = {}
+    for part in all_gather_json(own, ctx.runtime.control):
+        known |= part
+    stores = [FeatureStore.from_json(known[role.value], digests) for role in ROLES]
+    # The peer's blocks too: without a shared folder they lie on another node.
+    for store in stores:
+        together(partial(check_all, store), ctx.runtime.control)
+    return stores[0], stores[1]
+
+
+@dataclass(frozen=True)
+class JointFeatures:
+    """The features of both models as points of unit length (`method/herding.py`)."""
+
+    stores: tuple[FeatureStore, FeatureStore]
+    centers: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, stores: tuple[FeatureStore, FeatureStore], sample_ids: Tensor) -> "JointFeatures":
+        """Centered over these images, thinned out where they are very many."""
+        ids = sample_ids[:: max(1, -(-len(sample_ids) // MAX_CENTER_ROWS))]
+        a, b = (torch.from_numpy(store.read(ids).double().numpy().mean(axis=0)) for store in stores)
+        return cls(stores, (a, b))
+
+    def points(self, sample_ids: Tensor) -> Tensor:
+        """[n, F] int16."""
+        width = sum(store.width for store in self.stores)
+        points = torch.empty((len(sample_ids), width), dtype=torch.int16)
+        for start in range(0, len(sample_ids), BLOCK_SIZE):
+            ids = sample_ids[start : start + BLOCK_SIZE]
+            rows = [store.read(ids) for store in self.stores]
+            points[start : start + BLOCK_SIZE] = encode_points(rows, list(self.centers))
+        return points

@@ -33,6 +33,7 @@ from cotrain_dist.training.environment import environment_file, environment_of, 
 from cotrain_dist.training.exports import save_better_by_estimate, save_better_of_last_epoch
 from cotrain_dist.training.heads import freeze_backbone
 from cotrain_dist.training.pretrain import pretrain
+from cotrain_dist.training.rounds import features_at_start
 from cotrain_dist.training.setup import fetch_models, first_models, prepare, start_world
 from cotrain_dist.training.student import Student, build_student, start_step_two
 
@@ -67,6 +68,7 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
                 build_student(role, model, resolve_role(config, role.value), rt)
                 for role, model in models.items()
             ]
+            start_features = features_at_start(students, images, ctx)
             students = [
                 freeze_backbone(student, images, ctx)
                 if student.config.model.train == "head"
@@ -74,7 +76,7 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
                 for student in students
             ]
             state = reach_step_two(students, images, ctx)
-            cotrain(students, state, images, ctx)
+            cotrain(students, state, start_features, images, ctx)
             return finish(students, images, ctx)
 
 

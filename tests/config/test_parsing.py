@@ -109,6 +109,20 @@ RULES = [
         ": agreement: with selection.rule mean_hard both models give the label together",
     ),
     ("--pool.batch_size 0", "pool.batch_size", ": 0: must be at least 1"),
+    ("--selection.targets soft", "selection.targets", ": soft: needs the probabilities of all"),
+    ("--selection.rule mean_hard", "selection.rule", ": mean_hard: needs the probabilities of all"),
+    ("--selection.sharpen 0", "selection.sharpen", ": 0.0: must be above 0"),
+    ("--structure.kind graph", "structure.kind", ": graph: needs the probabilities of all classes"),
+    ("--structure.spread 1", "structure.spread", ": 1.0: must lie between 0 and 1"),
+    ("--structure.vote_weight 2", "structure.vote_weight", ": 2.0: must be at least 0 and at most"),
+    ("--structure.shrinkage 0", "structure.shrinkage", ": 0.0: must be above 0"),
+    ("--structure.num_steps 0", "structure.num_steps", ": 0: must be at least 1"),
+    ("--cotrain.epochs_per_round 0", "cotrain.epochs_per_round", ": 0: must be at least 1"),
+    (
+        "--cotrain.epochs_per_round 2 --cotrain.restart round --cotrain.warmup_epochs 2",
+        "cotrain.warmup_epochs",
+        ": 2: must be at least 0 and below cotrain.epochs_per_round, 2",
+    ),
     ("--distributed.timeout_seconds 0", "distributed.timeout_seconds", ": 0.0: must be at least 1"),
     (
         "--distributed.stalled_after_seconds 2",
@@ -360,10 +374,13 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     [
         ("", 0.8),
         ("--selection.threshold 0.5", 0.5),
-        ("--selection.rule mean_hard --selection.threshold_policy flex", 0.8),
+        (
+            "--pool.keep probabilities --selection.rule mean_hard",
+            0.8,
+        ),
         ("--selection.threshold_policy free", None),
-        ("--selection.rule mean_soft", None),
-        ("--selection.rule mean_soft --selection.threshold null", None),
+        ("--pool.keep probabilities --selection.rule mean_soft", None),
+        ("--pool.keep probabilities --selection.rule mean_soft --selection.threshold null", None),
         ("--train.least_labeled_fraction 0.9 --train.batch_size 10", 0.8),
     ],
 )
