@@ -44,32 +44,31 @@ def train_epoch(
             return fit_student(student.frozen, student.config, learned)
     # The number of steps follows from L and R alone, so the two roles may take different ones:
     # nothing within an epoch waits for the other role.
-    key = epoch_key(student, phase, start.epoch)
-    plan = plan_of(learned, student.config.train, student.group.size, key)
+    plan = plan_of(student, learned, epoch_key(student, phase, start.epoch))
     return train_steps(student, learned, plan, phase, start, pixels, ctx)
 
 
-def plan_of(
-    learned: TrainingSet, train: TrainConfig, num_shards: int, key: tuple[int | str, ...]
-) -> EpochPlan:
-    """The steps of an epoch over a training set, as the settings ask for."""
-    if not (train.least_labeled_fraction or train.class_balanced):
-        return plan_epoch(
-            len(learned),
+def plan_of(student: Student, learned: TrainingSet, key: tuple[int | str, ...]) -> EpochPlan:
+    """Which rows each step of an epoch learns, and which of them each rank."""
+    train, num_shards = student.config.train, student.group.size
+    least = train.least_labeled_fraction if bool(learned.is_pseudo.any()) else 0.0
+    if least or train.class_balanced:
+        steps = mix_steps(
+            learned.is_pseudo,
+            learned.targets,
             batch_size=train.batch_size,
-            num_shards=num_shards,
-            num_micro=train.accumulation_steps,
+            least_labeled_fraction=least,
+            class_balanced=train.class_balanced,
             key=key,
         )
-    steps = mix_steps(
-        learned.is_pseudo,
-        learned.targets,
+        return EpochPlan(steps, num_shards, train.accumulation_steps, repeats=True)
+    return plan_epoch(
+        len(learned),
         batch_size=train.batch_size,
-        least_labeled_fraction=train.least_labeled_fraction,
-        class_balanced=train.class_balanced,
+        num_shards=num_shards,
+        num_micro=train.accumulation_steps,
         key=key,
     )
-    return EpochPlan(steps, num_shards, train.accumulation_steps, repeats=True)
 
 
 def epoch_key(student: Student, phase: str, epoch: int) -> tuple[int | str, ...]:

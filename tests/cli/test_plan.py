@@ -106,6 +106,14 @@ def test_steps_and_parameters_are_those_of_the_run(finished_run: FinishedRun) ->
     assert all(num_bytes == 0 for num_bytes in plan.gradient_bytes.values())
 
 
+def test_steps_of_epochs_that_repeat_labeled_images(digits_table: Path, tmp_path: Path) -> None:
+    """Three of 72 images of U at most in each step of twelve."""
+    config = two_models_config(digits_table, tmp_path / "run")
+    train = replace(config.train, batch_size=12, least_labeled_fraction=0.75)
+    plan = plan_of(replace(config, train=train), 1)
+    assert [own.steps_cotrain[1] for own in plan.roles.values()] == [24, 24]
+
+
 def test_bytes_by_hand(digits_table: Path, tmp_path: Path) -> None:
     """U holds 4 * (24 - 6 - 4 - 8) known and 48 unknown images, T 24 and V 16; 4 classes."""
     plan = plan_of(two_models_config(digits_table, tmp_path / "run"), 3)

@@ -2,7 +2,9 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,9 +14,12 @@ from cotrain_dist.config import Config, TrainConfig, resolve_role
 from cotrain_dist.method.exchange import training_set
 from cotrain_dist.method.heads import scaling_of
 from cotrain_dist.method.shares import cut_epoch
+from cotrain_dist.method.steps import EpochPlan, plan_epoch
+from cotrain_dist.store.records import Fit
+from cotrain_dist.training import cotrain
 from cotrain_dist.training.heads import fit_rows
-from cotrain_dist.training.steps import load_batches, plan_of
-from cotrain_dist.types import PseudoLabeled, TrainingSet
+from cotrain_dist.training.steps import load_batches, plan_of, train_epoch
+from cotrain_dist.types import PseudoLabeled, Role, TrainingSet
 
 NUM_LABELED = 40
 """Four of each of ten digits, for each model."""
@@ -89,17 +94,55 @@ def test_a_training_is_the_same_on_one_rank_and_on_two(
                 assert max(line[f"selected_class_histogram_{peer}"]) <= 3
 
 
-def _learned(num_taught: int) -> TrainingSet:
+def _weights_of_r(config: Config) -> dict[int, list[float]]:
+    """A body: the weights that A's images of R have in each epoch of a training."""
+    found: dict[int, list[float]] = {}
+
+    def spy(student: Any, learned: TrainingSet, phase: str, start: Any, *rest: Any) -> Fit:
+        if student.role is Role.A and phase == "cotrain":
+            assert learned.weights is not None
+            assert set(learned.weights[~learned.is_pseudo].tolist()) == {1.0}
+            found[start.epoch] = learned.weights[learned.is_pseudo].unique().tolist()
+        return train_epoch(student, learned, phase, start, *rest)
+
+    with mock.patch.object(cotrain, "train_epoch", spy):
+        train_run(config)
+    return found
+
+
+def test_the_weight_of_r_reaches_the_training_set(
+    pretrained: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        digits_folder,
+        tmp_path / "run",
+        model_a={"name": "test_efficientnet", "init_from": str(pretrained / "a")},
+        model_b={"name": "test_efficientnet", "init_from": str(pretrained / "b")},
+        pretrain={"num_epochs": 0},
+        train={"batch_size": 16, "pseudo_weight": 0.5, "pseudo_ramp_epochs": 1},
+        exchange="peer",
+    )
+    (found,) = run_ranks(_weights_of_r, 1, tmp_path, config)
+    assert found == {1: [0.25], 2: [0.5]}
+
+
+def _plan(num_taught: int, num_shards: int = 1, **train: Any) -> tuple[TrainingSet, EpochPlan]:
+    """What a student of so many ranks learns, eight images of it labeled, and in which steps."""
     labeled = TrainingSet(torch.arange(8), torch.arange(8) % 2, torch.zeros(8, dtype=torch.bool))
     ids = torch.arange(100, 100 + num_taught)
-    return training_set(labeled, PseudoLabeled(ids, ids % 2))
+    learned = training_set(labeled, PseudoLabeled(ids, ids % 2))
+    student: Any = SimpleNamespace(
+        config=SimpleNamespace(train=TrainConfig(batch_size=8, **train)),
+        group=SimpleNamespace(size=num_shards),
+        teachers=(),
+    )
+    return learned, plan_of(student, learned, (0, "a", "cotrain", 1))
 
 
 @pytest.mark.parametrize("num_shards", [1, 3])
 def test_no_rank_decides_what_a_step_holds(num_shards: int) -> None:
-    train = TrainConfig(batch_size=8, least_labeled_fraction=0.5, accumulation_steps=2)
-    learned, key = _learned(30), (0, "a", "cotrain", 1)
-    plan, alone = (plan_of(learned, train, num, key) for num in (num_shards, 1))
+    learned, plan = _plan(30, num_shards, least_labeled_fraction=0.5, accumulation_steps=2)
+    _, alone = _plan(30, 1, least_labeled_fraction=0.5)
     assert plan.repeats
     assert all(map(torch.equal, plan.steps, alone.steps))
     for step, rows in enumerate(plan.steps):
@@ -108,10 +151,14 @@ def test_no_rank_decides_what_a_step_holds(num_shards: int) -> None:
         assert 2 * int((~learned.is_pseudo[rows]).sum()) >= len(rows)
 
 
-def test_without_the_settings_a_plan_is_that_of_each_row_once() -> None:
-    plan = plan_of(_learned(30), TrainConfig(batch_size=8), 1, (0, "a", "cotrain", 1))
-    assert not plan.repeats
-    assert sorted(torch.cat(plan.steps).tolist()) == list(range(38))
+def test_without_r_or_the_settings_a_plan_is_that_of_each_row_once() -> None:
+    for num_taught, share in ((30, 0.0), (0, 0.5)):
+        learned, plan = _plan(num_taught, least_labeled_fraction=share)
+        usual = plan_epoch(
+            len(learned), batch_size=8, num_shards=1, num_micro=1, key=(0, "a", "cotrain", 1)
+        )
+        assert not plan.repeats
+        assert all(map(torch.equal, plan.steps, usual.steps))
 
 
 def _views_of_one_image(config: Config) -> list[torch.Tensor]:
@@ -119,10 +166,10 @@ def _views_of_one_image(config: Config) -> list[torch.Tensor]:
     students, images, ctx = build_students(config)
     learned = images.table.labeled(students[0].role, "own")
     rows = torch.zeros(1, dtype=torch.int64)
-    plans = [plan_of(learned, config.train, 1, (0,)), plan_of(learned, TrainConfig(), 1, (0,))]
+    balanced = plan_of(students[0], learned, (0,))
     views = []
-    for plan in plans:
-        twice = replace(plan, steps=(rows, rows))
+    for repeats in (balanced.repeats, False):
+        twice = replace(balanced, steps=(rows, rows), repeats=repeats)
         batches = load_batches(students[0], learned, twice, [0, 1], ("augment", 1), images.pixels)
         views += [batch.views[0] for batch in batches]
     ctx.runtime.close()
