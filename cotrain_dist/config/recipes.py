@@ -20,6 +20,16 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def defaults_of(recipe: str) -> Mapping[str, Any]:
-    """The values of a recipe, one of those that `Config.recipe` names, by dotted key."""
-    return RECIPES[recipe]
+OF_HEADS: Mapping[str, Mapping[str, Any]] = {
+    "paper": {},
+    # Whole models that learn all labels could be calibrated on V alone.
+    "synergy": {"selection.temperature": "fitted"},
+}
+"""What is added where both models train their last layers alone."""
+
+
+def defaults_of(given: Mapping[str, object]) -> dict[str, Any]:
+    """The values of the recipe that the given values name, by dotted key."""
+    recipe = str(given.get("recipe", "paper"))
+    are_heads = all(given.get(f"model_{name}.train") == "head" for name in ("a", "b"))
+    return {**RECIPES[recipe], **(OF_HEADS[recipe] if are_heads else {})}

@@ -41,6 +41,9 @@ class SelectionConfig:
     the other model's probability for it, to the power of 4; 0 where that one is surer of another
     class."""
 
+    temperature: Literal["off", "fitted"] = "off"
+    """`fitted`: what the models say of U after Step 1 is calibrated on labels that they have not
+    seen: heads by folds of L, whole models by the peer's L, or V where both learn all labels."""
     targets: Literal["hard", "soft"] = "hard"
     """What is learned of an image: the class, or the probabilities of all classes (`pool.keep`)."""
     sharpen: float = 1.0

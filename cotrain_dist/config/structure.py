@@ -21,9 +21,9 @@ class StructureConfig:
     """Share of the models' vote (0 to 1) in the geometric mean with what is found."""
     shrinkage: float = 0.3
     """class_means: times the mean variance, is added to the variance of each direction."""
-    concentration: float = 30.0
+    concentration: float = 45.0
     """class_means: how sharply a class falls off with the angle (the kappa of von Mises-Fisher)."""
-    prior_power: float = 0.5
+    prior_power: float = 1.0
     """class_means: 1 lets a class weigh as much as it has images, 0 all classes alike."""
     num_iterations: int = 8
     """class_means: steps of EM."""

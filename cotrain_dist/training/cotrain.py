@@ -36,7 +36,9 @@ def cotrain(
         start, started, votes = state.next, time.monotonic(), None
         if config.cotrain.begins_round(start.epoch):
             # Made anew in each round, as in the paper: no image stays in R because it once was.
-            votes, state.exchanged = exchange_of_round(students, start_features, images, ctx)
+            votes, state.exchanged = exchange_of_round(
+                students, start_features, images, ctx, is_first=start.epoch == 1
+            )
             if config.cotrain.restart == "round":
                 for student in students:
                     restart(student, ctx.store)

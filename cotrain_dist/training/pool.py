@@ -39,7 +39,7 @@ from cotrain_dist.runtime.collectives import (
     sum_over,
 )
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.evaluate import Met, bring_together, gather_by_role, pass_over
+from cotrain_dist.training.evaluate import Met, Reduce, bring_together, gather_by_role, pass_over
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.training.transport import joined, pack_exchange, unpack_exchange
 from cotrain_dist.types import ROLES, Exchange, Role, Votes
@@ -78,7 +78,9 @@ def vote_on_pool(students: Sequence[Classifier], images: Images, ctx: RunContext
     pool_ids, num_classes = images.table.sample_ids(Split.U), len(images.table.class_names)
     with ctx.runtime.clock.measure("pseudo_label"):
         shards = {
-            student.role: pass_over(student, pool_ids, packed_votes, "label U:", images, ctx)
+            student.role: pass_over(
+                student, pool_ids, at_temperature(student, packed_votes), "label U:", images, ctx
+            )
             for student in students
         }
     ctx.runtime.wait_for_all()
@@ -100,6 +102,14 @@ def with_cuts(
     # Of whole numbers, so the sum is the same in every world.
     counts = ClassCounts(sum_over(counts.values, control))
     return replace(votes, cuts=adapt_cuts(counts, selection.threshold_policy, selection.cut))
+
+
+def at_temperature(student: Classifier, reduce: Reduce) -> Reduce:
+    """What `reduce` makes of a model's calibrated logits."""
+    # Not divided by 1: the numbers would be the same, and the pass slower.
+    if student.temperature == 1.0:
+        return reduce
+    return lambda logits: reduce(logits / student.temperature)
 
 
 def packed_votes(logits: Tensor) -> Tensor:

@@ -19,7 +19,13 @@ from cotrain_dist.runtime.collectives import require_equal
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import bring_together, gather_by_role, pass_over
-from cotrain_dist.training.pool import PoolVotes, packed_votes, unpack_votes, with_cuts
+from cotrain_dist.training.pool import (
+    PoolVotes,
+    at_temperature,
+    packed_votes,
+    unpack_votes,
+    with_cuts,
+)
 from cotrain_dist.training.structure import correct_by_structure
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import Exchange, PseudoLabeled, Role, Votes
@@ -38,7 +44,14 @@ def exchange_probabilities(
     pool_ids, clock = images.table.sample_ids(Split.U), ctx.runtime.clock
     with clock.measure("pseudo_label"):
         said = {
-            student.role: pass_over(student, pool_ids, _votes_and_probs, "label U:", images, ctx)
+            student.role: pass_over(
+                student,
+                pool_ids,
+                at_temperature(student, _votes_and_probs),
+                "label U:",
+                images,
+                ctx,
+            )
             for student in students
         }
     ctx.runtime.wait_for_all()

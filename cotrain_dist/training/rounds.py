@@ -16,6 +16,7 @@ from cotrain_dist.training.features import both_features
 from cotrain_dist.training.pool import PoolVotes, exchange_selected, vote_on_pool
 from cotrain_dist.training.probabilities import exchange_probabilities
 from cotrain_dist.training.student import Classifier, Student, start_step_two
+from cotrain_dist.training.temperature import fit_temperature_of
 from cotrain_dist.types import Exchange
 
 
@@ -38,16 +39,22 @@ def exchange_of_round(
     start_features: Sequence[FeatureStore],
     images: Images,
     ctx: RunContext,
+    *,
+    is_first: bool,
 ) -> tuple[PoolVotes | None, Exchange]:
     """Both models label U; R_A and R_B, on every rank. Collective over all ranks.
 
     start_features: of the weights that the models began with, where the settings ask for those.
+    is_first: whether the models have learned labels alone.
     """
     config = ctx.config
     # Without exchange nobody needs the pass over U, 13 of the 45 s of an epoch of EfficientNet-B0
     # on Caltech-101 at 64 pixels (docs/performance.md).
     if config.exchange == "none":
         return None, Exchange.empty()
+    for student in students:
+        # Later on, nothing is left that a model has not learned.
+        student.temperature = fit_temperature_of(student, images, ctx) if is_first else 1.0
     if config.pool.keep == "votes":
         votes = vote_on_pool(students, images, ctx)  # both models', each rank its part of U
         return votes, exchange_selected(votes, images.table.sample_ids(Split.U), ctx)

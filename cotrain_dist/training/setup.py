@@ -142,12 +142,27 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
             f"the splits taken over hold {len(table.sample_ids(Split.V))} images of V",
             "give the fraction that they were drawn with",
         )
+    check_temperature(config, has_validation=len(table.sample_ids(Split.V)) > 0)
     for role, split in ((Role.A, Split.L_A), (Role.B, Split.L_B)):
         num_labeled = len(table.sample_ids(split))
         if resolve_role(config, role.value).model.train == "head":
             continue  # a fit of all rows at once has no parts
         num_pool = len(table.sample_ids(Split.U)) if config.exchange != "none" else 0
         check_parts(num_labeled, num_pool, role, len(placement.ranks_of(role)), config.train)
+
+
+def check_temperature(config: Config, *, has_validation: bool) -> None:
+    """Raise UserError where a whole model would have to be calibrated on what it has learned."""
+    if config.selection.temperature == "off" or has_validation:
+        return
+    whole = [name for name in ("a", "b") if getattr(config, f"model_{name}").train == "all"]
+    if whole and config.pretrain.labels == "shared":
+        raise UserError(
+            "selection.temperature",
+            config.selection.temperature,
+            f"model_{whole[0]} learns all labels, and there is no V to calibrate it on",
+            "give data.validation_fraction 0.1, say, or selection.temperature off",
+        )
 
 
 def fetch_models(config: Config, rt: Runtime) -> None:

@@ -1,7 +1,7 @@
 """A student: one model with its optimizer and schedule on this rank."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -54,6 +54,8 @@ class Classifier:
     device: torch.device
     frozen: Frozen | None
     """What the rest of the model gives, where only the last layer is trained."""
+    temperature: float = field(default=1.0, kw_only=True)
+    """What its logits on U are divided by."""
 
     def inputs(self, batches: Sequence[Tensor], pixels: PixelSource) -> Iterator[Tensor]:
         """What `model` takes of batches of sample_ids, without augmentation, on its device."""
