@@ -63,10 +63,11 @@ class Run:
         """Every image with its class and its split; reads splits.parquet."""
         return load_split_table(self.path)
 
-    def load_model(self, name: Literal["a", "b", "best"]) -> nn.Module:
+    def load_model(self, name: Literal["a", "b", "best", "step_one_a", "step_one_b"]) -> nn.Module:
         """A saved model on the CPU, in evaluation mode: [N, 3, S, S] float32 -> [N, C] logits.
 
-        Raises UserError where the run has not saved it yet.
+        Raises UserError where the run has not saved it; those of Step 1 are there with
+        `cotrain.keep_step_one`.
         """
         return load_saved(self.path / "models" / name)
 

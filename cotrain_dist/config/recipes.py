@@ -12,6 +12,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "labels": "shared",
         "pretrain.labels": "shared",
         "exchange": "peer",
+        "cotrain.keep_step_one": True,
         "pool.keep": "probabilities",
         "structure.kind": "class_means",
         "selection.rule": "mean_soft",

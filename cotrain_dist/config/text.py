@@ -1,8 +1,9 @@
 """Settings as text: YAML, flat keys, and the digest that says which run they make."""
 
 import hashlib
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 import yaml
 
@@ -44,6 +45,31 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
+
+
+Tree = TypeVar("Tree", bound=Any)
+
+
+def with_settings(tree: Tree, settings: Mapping[str, object]) -> Tree:
+    """Settings with other values at some dotted keys; the rules of each section hold.
+
+    tree: a `Config` or one of its sections.
+
+    >>> with_settings(Config(), {"seed": 3, "selection.threshold": 0.8}).selection.threshold
+    0.8
+    """
+    changed: dict[str, Any] = {}
+    sections: dict[str, dict[str, object]] = {}
+    for key, value in settings.items():
+        section, dot, rest = key.partition(".")
+        if dot:
+            sections.setdefault(section, {})[rest] = value
+        else:
+            changed[key] = value
+    # All keys of a section at one time: between two of them its rules need not hold.
+    changed |= {name: with_settings(getattr(tree, name), own) for name, own in sections.items()}
+    result: Tree = replace(tree, **changed)
+    return result
 
 
 def is_free_on_resume(key: str) -> bool:

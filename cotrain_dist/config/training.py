@@ -154,6 +154,9 @@ class PretrainConfig:
     """Epochs over which the rate rises; null is 2, or all but one of fewer epochs."""
     stop_at_train_accuracy: float | None = None
     """Stop a model early once it fits its labels this well (0..1); measured at each epoch's end."""
+    patience_epochs: int | None = None
+    """Stop a model early once its accuracy on V has not risen for so many epochs; measured at each
+    epoch's end. null trains all epochs."""
     eval_every_epochs: int = 5
     """Measure on T after every so many epochs, and after the last."""
     labels: Literal["own", "shared"] = "own"
@@ -179,6 +182,13 @@ class PretrainConfig:
                 stop,
                 "must be above 0 and at most 1",
                 "0.99 is the paper's; null trains all epochs",
+            )
+        if self.patience_epochs is not None and self.patience_epochs < 1:
+            raise UserError(
+                "pretrain.patience_epochs",
+                self.patience_epochs,
+                "must be at least 1",
+                "try 10; null trains all epochs",
             )
         if self.eval_every_epochs < 1:
             raise UserError(
@@ -210,6 +220,9 @@ class CotrainConfig:
     restart: Literal["never", "round"] = "never"
     """`round`: each round begins from the weights of the end of Step 1, with a new optimizer and
     the whole schedule, and keeps of the rounds before it what they have taught alone."""
+    keep_step_one: bool = False
+    """Keep the models of Step 1 as models/step_one_a and models/step_one_b; models/best is then the
+    better of these, unless V shows at 90 % that the better one of the last epoch loses nothing."""
 
     @property
     def num_warmup_epochs(self) -> int:
@@ -222,6 +235,11 @@ class CotrainConfig:
         if self.restart == "never":
             return self.num_epochs
         return min(self.epochs_per_round, self.num_epochs)
+
+    @property
+    def returns_to_step_one(self) -> bool:
+        """Whether the models of Step 1 are asked for later."""
+        return self.keep_step_one or self.restart == "round"
 
     def begins_round(self, epoch: int) -> bool:
         """Whether an epoch, counted from 1, is the first of a round."""

@@ -1,10 +1,13 @@
-"""Warnings about an exchange that has stopped to teach, each with what may help."""
+"""Warnings, each with what may help: an exchange stops to teach, or weights have exploded."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from cotrain_dist.types import ROLES, Exchange
+from cotrain_dist.method.statistics import wilson_interval
+from cotrain_dist.types import ROLES, Exchange, Role
 
 LARGEST_CLASS_FRACTION = 0.5
 LARGEST_AGREEMENT = 0.95
@@ -40,3 +43,64 @@ def advise(exchanged: Exchange, agreement_rate: float, class_names: Sequence[str
             "stop here, or give model_a and model_b different architectures"
         )
     return warnings
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How many of some labeled images a model calls right. Never of T, which decides nothing."""
+
+    num_right: int
+    num_images: int
+    num_of_one_class: int
+    """Images of the largest class: what a model gets right that gives them all one name."""
+
+    @property
+    def _num_learned(self) -> int:
+        return self.num_right - self.num_of_one_class
+
+
+Weights = Literal["well", "at chance", "fallen"]
+
+
+def weights_of(now: Watched, before: Watched) -> Weights:
+    """What a model's answers tell of its weights; before: at the start of Step 2, the same images.
+
+    fallen: it has lost more than half of what it was above chance, and that is no scatter of few
+    images (the 95 % intervals do not meet). Step 2 as it should be loses a few points at most, and
+    exploded weights all. at chance: it is not above chance, whatever it was before.
+    """
+    if not now.num_images:
+        return "well"
+    low, high = wilson_interval(now.num_right, now.num_images)
+    low_before, _ = wilson_interval(before.num_right, before.num_images)
+    if 2 * now._num_learned < before._num_learned and high < low_before:
+        return "fallen"
+    chance = now.num_of_one_class / now.num_images
+    # Of two images both right is not above a chance of a half, so the interval alone is not enough.
+    is_low = 2 * now._num_learned < now.num_images - now.num_of_one_class
+    return "at chance" if low <= chance and is_low else "well"
+
+
+def advise_after_step_one(role: Role, fit: Watched) -> list[str]:
+    """A line where a model has not learned its own labels; fit: on these, after Step 1."""
+    if weights_of(fit, fit) == "well":
+        return []
+    return [
+        f"model {role.name} calls {fit.num_right} of its {fit.num_images} own labels right, and "
+        f"one name for all would {fit.num_of_one_class}: it has learned next to nothing, or its "
+        "weights have exploded: lower pretrain.learning_rate, set train.clip_grad_norm, or give "
+        "pretrain more epochs"
+    ]
+
+
+def advise_in_step_two(role: Role, now: Watched, before: Watched, on: str) -> list[str]:
+    """A line where a model has lost in Step 2 what it knew before; on: the images, in words."""
+    if weights_of(now, before) != "fallen":
+        return []
+    # Without the present figure: a line that repeats itself in each epoch is shown once.
+    return [
+        f"model {role.name} is far below its start on {on} ({before.num_right} of "
+        f"{before.num_images} right before Step 2): its weights have exploded or are about to. As "
+        "it is, it does not become models/best: lower cotrain.learning_rate or set "
+        "train.clip_grad_norm"
+    ]

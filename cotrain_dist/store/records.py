@@ -44,10 +44,13 @@ class PretrainRecord:
     """On T; None where not measured."""
     seconds: Mapping[str, float]
     """By phase."""
+    validation: Accuracy | None = None
+    """On V; None where not measured."""
     further: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The line's keys."""
+        validation = {} if self.validation is None else {"validation": asdict(self.validation)}
         return {
             "phase": "pretrain",
             "role": self.role,
@@ -55,6 +58,7 @@ class PretrainRecord:
             **asdict(self.fit),
             "train_accuracy": self.train_accuracy,
             "test": None if self.test is None else asdict(self.test),
+            **validation,
             "seconds": dict(self.seconds),
             **self.further,
         }
@@ -64,13 +68,14 @@ class PretrainRecord:
         """Read back what `to_json` gave; raises KeyError or TypeError for anything else."""
         rest = dict(line)
         del rest["phase"]
-        test = rest.pop("test")
+        test, validation = rest.pop("test"), rest.pop("validation", None)
         return cls(
             role=rest.pop("role"),
             epoch=rest.pop("epoch"),
             fit=Fit(**{name: rest.pop(name) for name in Fit.__dataclass_fields__ if name in rest}),
             train_accuracy=rest.pop("train_accuracy"),
             test=None if test is None else Accuracy(**test),
+            validation=None if validation is None else Accuracy(**validation),
             seconds=rest.pop("seconds"),
             further=rest,
         )
@@ -92,6 +97,8 @@ class RoleRecord:
     """Those of them that are labeled right, where U's labels are known."""
     fit: Fit | None
     """None before the first epoch."""
+    own_accuracy: float | None = None
+    """Top-1 on its own labels, some of them; None where there is a V, or in earlier versions."""
 
 
 # The keys are documented, and other tools read them: a field may be renamed, its key may not.
@@ -102,6 +109,7 @@ _KEYS_OF_ROLE = {
     "selected_class_histogram": "selected_class_histogram_{}",
     "selected_right_histogram": "selected_right_histogram_{}",
 }
+_OWN_ACCURACY = "own_accuracy_{}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +161,8 @@ class CotrainRecord:
             line |= {key.format(model): getattr(role, name) for name, key in _KEYS_OF_ROLE.items()}
         for model, role in self.roles.items():
             line |= {} if role.fit is None else {f"fit_{model}": asdict(role.fit)}
+            if role.own_accuracy is not None:
+                line[_OWN_ACCURACY.format(model)] = role.own_accuracy
         line["test"] = None if self.test is None else _figures_to_json(self.test)
         line |= {} if self.validation is None else {"validation": _figures_to_json(self.validation)}
         for name in ("seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"):
@@ -169,6 +179,7 @@ class CotrainRecord:
             own = {name: rest.pop(key.format(model)) for name, key in _KEYS_OF_ROLE.items()}
             # Epoch 0 has trained nothing, so its line has no such key.
             fit = rest.pop(f"fit_{model}", None)
+            own["own_accuracy"] = rest.pop(_OWN_ACCURACY.format(model), None)
             roles[model] = RoleRecord(**own, fit=None if fit is None else Fit(**fit))
         test, validation = rest.pop("test"), rest.pop("validation", None)
         plain = (

@@ -27,10 +27,10 @@ from cotrain_dist.runtime.progress import build_console
 from cotrain_dist.store import atomic
 from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.store.run_directory import RunDirectory
-from cotrain_dist.study.arms import step_one_alone
 from cotrain_dist.study.figures import draw_curve
 from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part, with_test
 from cotrain_dist.study.report import setting_of
+from cotrain_dist.study.settings import step_one_alone
 
 
 @dataclass(frozen=True)

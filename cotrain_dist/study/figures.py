@@ -31,7 +31,7 @@ def draw_all(outcomes: Outcomes, setting: str, folder: Path) -> list[Path]:
         for number, name in FIGURES.items()
         if any(arm.table == number and outcomes.get(arm.name) for arm in ARMS)
     ]
-    exchanging = [a.name for a in ARMS if a.exchange != "none" and outcomes.get(a.name)]
+    exchanging = [a.name for a in ARMS if a.decided["exchange"] != "none" and outcomes.get(a.name)]
     if exchanging:
         drawn.append(save_figure(_signs(exchanging, outcomes, setting), folder / "exchange"))
         drawn.append(
@@ -93,7 +93,7 @@ def _curves_beside_paper(number: str, outcomes: Outcomes, setting: str) -> Any:
     figure, panels = _panels(len(arms), sharey=True)
     for arm, panel in zip(arms, panels, strict=True):
         for role, values in (("a", paper.a), ("b", paper.b)):
-            label = f"paper {role.upper()}"
+            label = f"published {role.upper()}"
             panel.plot(paper.epochs, values, color=COLORS[role], lw=0.8, ls=":", label=label)
         found = list(outcomes[arm.name].values())
         for name, color in COLORS.items():

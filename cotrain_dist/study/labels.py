@@ -32,6 +32,7 @@ from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json
 from cotrain_dist.store import atomic
 from cotrain_dist.store.features import FeatureStore
+from cotrain_dist.study.arms import CEILING
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.features import JointFeatures, both_features
 from cotrain_dist.training.heads import fit_rows, scaling_over
@@ -42,9 +43,6 @@ AT_ONCE = ("random", "balanced", "herding", "density")
 """Chosen before there is a label; the others in rounds of one image per class."""
 
 NAMES = ("random", "balanced", *(name for name in STRATEGIES if name != "random"))
-
-CEILING = "ceiling"
-"""All images that are not held out, with their labels."""
 
 
 @dataclass(frozen=True)

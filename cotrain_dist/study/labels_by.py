@@ -24,11 +24,12 @@ from cotrain_dist.runtime.progress import Reporter, build_console
 from cotrain_dist.store import atomic
 from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.store.run_directory import RunDirectory
-from cotrain_dist.study.arms import ALIASES, CHOSEN_SPLITS, VOTE
-from cotrain_dist.study.labels import CEILING, label_curves, pool_of
+from cotrain_dist.study.arms import CEILING, VOTE
+from cotrain_dist.study.labels import label_curves, pool_of
 from cotrain_dist.study.labels_report import Curves, write_labels_report
 from cotrain_dist.study.parts import on_lead, open_study, with_test
 from cotrain_dist.study.reproduce import finished_outcomes, reproduce
+from cotrain_dist.study.settings import CHOSEN_SPLITS
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.setup import fetch_models, first_models, open_pixels
 from cotrain_dist.training.student import build_classifier
@@ -64,16 +65,15 @@ def study_labels(base: Config, study: LabelStudy, rt: Runtime, *, quiet: bool = 
     on_lead(lambda: open_study(base, folder), rt)
     curves = _curves_by_seed(base, study, rt, quiet=quiet)
     last = study.strategies[-1]
-    arms = [ALIASES.get(name, name) for name in study.arms]
     heads = all(resolve_role(base, name).model.train == "head" for name in ROLE_NAMES)
     accuracies: dict[str, dict[int, float]] = {}
     # Heads have no epochs: their vote and ceiling have been measured with the curves.
-    trained = [name for name in arms if not (heads and name in (ALIASES[VOTE], CEILING))]
+    trained = [name for name in study.arms if not (heads and name in (VOTE, CEILING))]
     if trained:
-        accuracies = _train_arms(base, study, [*trained, ALIASES[VOTE], CEILING], last, curves, rt)
+        accuracies = _train_arms(base, study, [*trained, VOTE, CEILING], last, curves, rt)
         if RANDOM in study.strategies and last != RANDOM:
-            found = _train_arms(base, study, [ALIASES[VOTE]], RANDOM, curves, rt)
-            accuracies["base"] = found[ALIASES[VOTE]]
+            found = _train_arms(base, study, [VOTE], RANDOM, curves, rt)
+            accuracies["base"] = found[VOTE]
     report = partial(write_labels_report, folder, base, study.strategies, curves, accuracies)
     grids = together(lambda: report() if rt.is_lead else [], rt.control)
     if rt.is_lead and not quiet:

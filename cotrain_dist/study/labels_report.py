@@ -12,9 +12,8 @@ from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.method.statistics import Interval, gap_closed, mean_interval, paired_interval
 from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.store import atomic
-from cotrain_dist.study.arms import ALIASES, VOTE
+from cotrain_dist.study.arms import CEILING, VOTE
 from cotrain_dist.study.figures import save_figure, use_files_only
-from cotrain_dist.study.labels import CEILING
 from cotrain_dist.study.report import setting_of
 from cotrain_dist.version import __version__
 
@@ -115,24 +114,21 @@ def _arms(
     found = {
         name: [own[s] for s in seeds] for name, own in accuracies.items() if set(own) >= set(seeds)
     }
-    by_heads = VOTE_NAME not in found
+    by_heads = VOTE not in found
     if by_heads:
-        found[VOTE_NAME] = _votes(strategies[-1], -1, curves)
+        found[VOTE] = _votes(strategies[-1], -1, curves)
         found[CEILING] = _votes(CEILING, -1, curves)
         base = _votes(RANDOM, -1, curves) if RANDOM in curves[seeds[0]] else None
     else:
-        base = found.pop("base", None) or (found[VOTE_NAME] if strategies[-1] == RANDOM else None)
+        base = found.pop("base", None) or (found[VOTE] if strategies[-1] == RANDOM else None)
     arms = {}
     for name, values in found.items():
         gap = None if base is None else gap_closed(values, base, found[CEILING])
-        arms[VOTE if name == VOTE_NAME else name] = {
+        arms[name] = {
             "accuracy": _interval_json(mean_interval(values)),
             "gap_closed": _interval_json(gap),
         }
     return arms
-
-
-VOTE_NAME = ALIASES[VOTE]
 
 
 def curve_grid(strategies: Sequence[str], curves: Curves, setting: str) -> Grid:

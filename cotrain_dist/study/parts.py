@@ -22,6 +22,7 @@ from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.store import atomic
 from cotrain_dist.store.locks import can_lock
 from cotrain_dist.store.run_directory import RunDirectory, make_output_dir
+from cotrain_dist.study.settings import DECIDED_BY_PART
 from cotrain_dist.training.train import train_on
 
 WAIT_SECONDS = 2.0
@@ -30,8 +31,9 @@ WAIT_SECONDS = 2.0
 
 SETTINGS_FILE = "study.yaml"
 
-DECIDED_BY_ARM = ("exchange", "exchange_parity", "labels", "seed", "pretrain.labels")
-"""Settings that every part is given by its arm or its seed."""
+FORMAT_LINE = "# study, format 2\n"
+"""Its first line. Format 1 had none, and some of its folders have the names of other arms by now.
+"""
 
 
 def open_study(base: Config, folder: Path) -> None:
@@ -50,15 +52,28 @@ def open_study(base: Config, folder: Path) -> None:
     with claim(settings, base):  # tasks of an array begin at one time
         # The first task decides; the others compare themselves with it below.
         if not settings.exists():
-            atomic.write_text(settings, config_to_yaml(base))
+            atomic.write_text(settings, FORMAT_LINE + config_to_yaml(base))
+    if study_format(folder) == 1:
+        raise UserError(
+            "output_dir",
+            folder,
+            "holds a study of an earlier version, whose arms have other names and settings",
+            "name another directory; reproduce --report_only still reads this one",
+        )
     for key, value, before in _changed(base, settings):
-        if key not in DECIDED_BY_ARM:
+        if key not in DECIDED_BY_PART:
             raise UserError(
                 key,
                 value,
                 f"the study in {folder} was begun with {before}",
                 "go on with that, or name another output_dir",
             )
+
+
+def study_format(folder: Path) -> int:
+    """Of the study that lies there."""
+    settings = folder / SETTINGS_FILE
+    return 1 if settings.is_file() and not settings.read_text().startswith(FORMAT_LINE) else 2
 
 
 def check_images(listing: Listing, base: Config, others: Iterable[Path]) -> None:

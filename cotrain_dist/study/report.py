@@ -12,12 +12,14 @@ from cotrain_dist.reporting.grid import Grid
 from cotrain_dist.store import atomic
 from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.study import figures, reasons, tables
+from cotrain_dist.study.arms import PAPER
 from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.results import Outcomes
 from cotrain_dist.study.verdict import RULE, Verdict, verdicts
+from cotrain_dist.study.worth import gaps_as_dict, worth
 from cotrain_dist.version import __version__
 
-FOR_REASONS = ("alternate-shared", "alternate-own")
+FOR_REASONS = ("alternate-shared", PAPER)
 """Arms whose R is taken apart; the first that has run."""
 
 
@@ -25,7 +27,8 @@ def write_report(outcomes: Outcomes, base: Config, table: SplitTable, folder: Pa
     """Write the files; returns all tables, for the console."""
     setting = setting_of(base, len(table.class_names))
     found = verdicts(outcomes)
-    main = [tables.summary(outcomes, setting), tables.verdict_table(found, setting)]
+    main = [tables.summary(outcomes, setting), worth(outcomes, setting)]
+    main.append(tables.verdict_table(found, setting))
     further = [tables.parts_of_gain(outcomes, setting), tables.readings(outcomes, setting)]
     further.append(tables.best_epochs(outcomes, setting))
     further += [tables.paper_shape(number, outcomes, setting) for number in paper_tables()]
@@ -45,6 +48,7 @@ def write_report(outcomes: Outcomes, base: Config, table: SplitTable, folder: Pa
         "setting": setting,
         "settings": asdict(base),
         "tables": [grid.as_dict() for grid in (*main, *further)],
+        "gap_closed": gaps_as_dict(outcomes),
         "verdicts": [_verdict_as_dict(verdict) for verdict in found],
         "outcomes": {
             arm: {str(seed): asdict(outcome) for seed, outcome in by_seed.items()}

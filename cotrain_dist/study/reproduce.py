@@ -9,9 +9,11 @@ from pathlib import Path
 import torch
 
 from cotrain_dist.config import Config
+from cotrain_dist.config.text import with_settings
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
+from cotrain_dist.inference.evaluate import notes_of_best
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import num_steps_of
 from cotrain_dist.runtime.accelerator import Runtime
@@ -19,17 +21,7 @@ from cotrain_dist.runtime.collectives import together
 from cotrain_dist.runtime.progress import build_console
 from cotrain_dist.store import atomic
 from cotrain_dist.store.run_directory import RunDirectory, splits_file
-from cotrain_dist.study.arms import (
-    ARMS,
-    SPLITS_OF_CEILING,
-    START,
-    Arm,
-    arm_config,
-    ceiling_config,
-    in_order,
-    start_config,
-    with_num_epochs,
-)
+from cotrain_dist.study.arms import BY_NAME, START, Arm, in_order, names_by_folder
 from cotrain_dist.study.parts import (
     check_images,
     claim,
@@ -37,10 +29,18 @@ from cotrain_dist.study.parts import (
     open_study,
     run_part,
     sources_of,
+    study_format,
     with_test,
 )
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
+from cotrain_dist.study.settings import (
+    SPLITS_OF_CEILING,
+    arm_config,
+    ceiling_config,
+    start_config,
+    with_num_epochs,
+)
 
 
 def reproduce(
@@ -98,14 +98,15 @@ def _first_start(folder: Path) -> Path:
 
 def finished_outcomes(folder: Path) -> dict[str, dict[int, Outcome]]:
     """By arm and seed, of every part that has come to its end."""
-    outcomes: dict[str, dict[int, Outcome]] = {}
-    for name in (START, *(arm.name for arm in ARMS)):
-        outcomes[name] = {}
-        for part in sorted(folder.glob(f"seed-*/{name}")):
+    names = names_by_folder(study_format(folder))
+    outcomes: dict[str, dict[int, Outcome]] = {name: {} for name in (START, *BY_NAME)}
+    for folder_name, name in names.items():
+        for part in sorted(folder.glob(f"seed-*/{folder_name}")):
             run, seed = RunDirectory(part), part.parent.name.removeprefix("seed-")
             if seed.isdigit() and run.is_finished():
-                sources = sources_of(run)
-                outcomes[name][int(seed)] = outcome_of(run.history.read(), sources)
+                outcomes[name][int(seed)] = outcome_of(
+                    run.history.read(), sources_of(run), notes_of_best(part)
+                )
     return outcomes
 
 
@@ -135,15 +136,17 @@ def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> 
     if arm.steps_of:
         # Rounded up, so that the baseline never has fewer steps than what it stands beside.
         num_epochs = math.ceil(
-            counts.steps / (steps_shared if arm.labels == "shared" else steps_own)
+            counts.steps / (steps_shared if arm.decided["labels"] == "shared" else steps_own)
         )
     config = arm_config(arm, base, seed, folder, num_epochs)
     if arm.begins == "all":
-        return ceiling_config(config, folder, counts.num_labeled, counts.num_all)
+        return ceiling_config(arm, config, folder, counts.num_labeled, counts.num_all)
     if arm.begins == "shared" and arm.steps_of:
         config = with_num_epochs(config, math.ceil(counts.steps_before / steps_shared))
         # Its length is given by steps; a model that stopped early would take fewer.
-        config = replace(config, pretrain=replace(config.pretrain, stop_at_train_accuracy=None))
+        config = with_settings(
+            config, {"pretrain.stop_at_train_accuracy": None, "pretrain.patience_epochs": None}
+        )
     return config
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
-from cotrain_dist.method.statistics import Interval, paired_interval
+from cotrain_dist.method.statistics import Interval, gap_closed, paired_interval
 from cotrain_dist.store.records import (
     ROLE_NAMES,
     CotrainRecord,
@@ -13,6 +13,7 @@ from cotrain_dist.store.records import (
     PretrainRecord,
     Record,
 )
+from cotrain_dist.study.arms import CEILING, VOTE
 
 MODELS = (*ROLE_NAMES, "ensemble")
 
@@ -32,8 +33,16 @@ class Outcome:
     """Optimizer steps of a and of b in Step 1; 0 where they begin pre-trained."""
     num_steps: dict[str, int]
     """Optimizer steps of a and of b in Step 2."""
+    num_samples_before: dict[str, int]
+    """Images that a and b learned from in Step 1, each as often as it was seen."""
+    num_samples: dict[str, int]
+    """And in Step 2."""
+    seconds_before: float
+    """Of Step 1; models on ranks of their own train at one time, so the longer one counts."""
     seconds: float
     """Of Step 2."""
+    saved: float | None
+    """Accuracy on T of models/best; None where that is not known."""
     signs: dict[str, list[float | None]]
     """By epoch: num_selected_a, selected_accuracy_a, agreement_rate, calibration_error_a, ..."""
     pool: list[Mapping[str, Any] | None]
@@ -61,8 +70,12 @@ class Outcome:
         return {name: self.curve[name][self.best_epoch[name]] for name in MODELS}
 
 
-def outcome_of(history: Sequence[Record], sources: Sequence[str] = ()) -> Outcome:
-    """The figures of a finished part."""
+def outcome_of(
+    history: Sequence[Record],
+    sources: Sequence[str] = (),
+    notes: Mapping[str, Any] | None = None,
+) -> Outcome:
+    """The figures of a finished part. notes: what models/best says of its making."""
     before = [record for record in history if isinstance(record, PretrainRecord)]
     records = [record for record in history if isinstance(record, CotrainRecord)]
     curve = {name: [100 * r.on_test[name].top1 for r in records] for name in MODELS}
@@ -78,7 +91,15 @@ def outcome_of(history: Sequence[Record], sources: Sequence[str] = ()) -> Outcom
             role: sum(r.fit.num_steps for r in before if r.role == role) for role in ROLE_NAMES
         },
         num_steps={role: sum(fit.num_steps for fit in _fits(records, role)) for role in ROLE_NAMES},
+        num_samples_before={
+            role: sum(r.fit.num_samples for r in before if r.role == role) for role in ROLE_NAMES
+        },
+        num_samples={
+            role: sum(fit.num_samples for fit in _fits(records, role)) for role in ROLE_NAMES
+        },
+        seconds_before=_seconds_of_step_one(before, len(records[0].seconds_by_rank)),
         seconds=sum(record.seconds for record in records),
+        saved=None if notes is None else curve[notes["role"]][notes["epoch"]],
         # Epoch 0 comes before any exchange.
         signs=_signs(records[1:]),
         pool=[record.pool for record in records[1:]],
@@ -96,6 +117,15 @@ def outcome_of(history: Sequence[Record], sources: Sequence[str] = ()) -> Outcom
 def _fits(records: Sequence[CotrainRecord], role: str) -> list[Fit]:
     fits = [record.roles[role].fit for record in records]
     return [fit for fit in fits if fit is not None]
+
+
+def _seconds_of_step_one(records: Sequence[PretrainRecord], num_ranks: int) -> float:
+    by_role = [
+        sum(sum(record.seconds.values()) for record in records if record.role == role)
+        for role in ROLE_NAMES
+    ]
+    # One process trains the models one after the other.
+    return sum(by_role) if num_ranks == 1 else max(by_role)
 
 
 def _signs(records: Sequence[CotrainRecord]) -> dict[str, list[float | None]]:
@@ -129,6 +159,34 @@ def over_seeds(values: Sequence[float]) -> tuple[float, float | None]:
 def common_seeds(outcomes: Outcomes, *arms: str) -> list[int]:
     """Seeds that all of the arms have finished, ascending."""
     return sorted(set.intersection(*(set(outcomes.get(arm, {})) for arm in arms)))
+
+
+Kind = Literal["ensemble", "best"]
+"""Of an arm: the mean of both models' probabilities, or models/best."""
+
+
+def gap(outcomes: Outcomes, arm: str, of: Kind) -> tuple[float, Interval | None] | None:
+    """The share of the way from `vote` to `ceiling` that an arm has gone, over common seeds.
+
+    (arm - vote) / (ceiling - vote), where vote and ceiling are ensembles: also a single model is
+    held against the ensemble that costs no U. With the 95 % interval of a bootstrap over seeds, or
+    None where vote and ceiling are not apart. None without a common seed, where models/best is not
+    known, or where the ceiling is not above the vote.
+    """
+    seeds = common_seeds(outcomes, arm, VOTE, CEILING)
+    values = [_value(outcomes[arm][seed], of) for seed in seeds]
+    known = [value for value in values if value is not None]
+    base, ceiling = (
+        [outcomes[name][seed].last["ensemble"] for seed in seeds] for name in (VOTE, CEILING)
+    )
+    way = sum(ceiling) - sum(base)
+    if not seeds or len(known) < len(seeds) or way <= 0.0:
+        return None
+    return (sum(known) - sum(base)) / way, gap_closed(known, base, ceiling)
+
+
+def _value(outcome: Outcome, of: Kind) -> float | None:
+    return outcome.last["ensemble"] if of == "ensemble" else outcome.saved
 
 
 def gain(outcomes: Outcomes, arm: str, over: str) -> Interval | None:

@@ -6,7 +6,7 @@ from statistics import mean
 
 from cotrain_dist.method.statistics import Interval, paired_interval
 from cotrain_dist.reporting.grid import Grid
-from cotrain_dist.study.arms import ARMS, BY_NAME, START, Arm
+from cotrain_dist.study.arms import ARMS, BY_NAME, LABELS_ONLY, PAPER, START, VOTE, Arm
 from cotrain_dist.study.published import PaperTable, paper_tables
 from cotrain_dist.study.results import (
     Outcome,
@@ -26,9 +26,9 @@ def summary(outcomes: Outcomes, setting: str) -> Grid:
     return Grid(
         f"Accuracy on T in %, {setting}, after the last epoch of Step 2",
         (
-            *("arm", "what it is", "paper A, B (epoch)", "seeds", "A", "B", "ensemble"),
-            *("mean recall", "gain over none-own", "gain over one-model"),
-            *("steps of A in Step 1 + Step 2", "minutes of Step 2"),
+            *("arm", "what it is", "published A, B (epoch)", "seeds", "A", "B", "ensemble"),
+            *("mean recall", "gain over none-own", f"gain over {VOTE}"),
+            "steps of A in Step 1 + Step 2",
         ),
         rows,
     )
@@ -38,9 +38,9 @@ def _start_row(outcomes: Outcomes) -> list[str]:
     found = list(outcomes.get(START, {}).values())
     row = [START, "pre-trained A and B; their ensemble without exchange", ""]
     if not found:
-        return [*row, NOT_RUN, *[""] * 8]
-    cells = [_spread([o.first[name] for o in found]) for name in ("a", "b", "ensemble")]
-    return [*row, str(len(found)), *cells, _recall(found), "", "", _steps(START, outcomes), ""]
+        return [*row, NOT_RUN, *[""] * 7]
+    cells = [show_spread([o.first[name] for o in found]) for name in ("a", "b", "ensemble")]
+    return [*row, str(len(found)), *cells, _recall(found), "", "", _steps(START, outcomes)]
 
 
 def _summary_row(arm: Arm, outcomes: Outcomes) -> list[str]:
@@ -51,15 +51,14 @@ def _summary_row(arm: Arm, outcomes: Outcomes) -> list[str]:
     if paper is not None:
         row[2] = f"{paper.a[-1]:.1f}, {paper.b[-1]:.1f} ({paper.epochs[-1]})"
     if not found:
-        return [*row, NOT_RUN, *[""] * 8]
+        return [*row, NOT_RUN, *[""] * 7]
     return [
         *row,
         str(len(found)),
-        *(_spread([o.last[name] for o in found]) for name in ("a", "b", "ensemble")),
+        *(show_spread([o.last[name] for o in found]) for name in ("a", "b", "ensemble")),
         _recall(found),
-        *(_gain_cell(outcomes, arm.name, over) for over in ("none-own", "one-model")),
+        *(_gain_cell(outcomes, arm.name, over) for over in ("none-own", VOTE)),
         _steps(arm.name, outcomes),
-        f"{mean(o.seconds for o in found) / 60:.1f}",
     ]
 
 
@@ -82,10 +81,11 @@ def _steps(name: str, outcomes: Outcomes) -> str:
 
 
 def _recall(found: Sequence[Outcome]) -> str:
-    return _spread([(o.recall["a"] + o.recall["b"]) / 2 for o in found])
+    return show_spread([(o.recall["a"] + o.recall["b"]) / 2 for o in found])
 
 
-def _spread(values: Sequence[float]) -> str:
+def show_spread(values: Sequence[float]) -> str:
+    """Mean and, over several seeds, the standard deviation."""
     center, deviation = over_seeds(values)
     return f"{center:.1f}" if deviation is None else f"{center:.1f} ± {deviation:.1f}"
 
@@ -109,7 +109,7 @@ def best_epochs(outcomes: Outcomes, setting: str) -> Grid:
         own = list(outcomes.get(arm.name, {}).values())
         if own:
             cells = [
-                f"{_spread([o.best[n] for o in own])} / {_spread([o.last[n] for o in own])}"
+                f"{show_spread([o.best[n] for o in own])} / {show_spread([o.last[n] for o in own])}"
                 for n in ("a", "b", "ensemble")
             ]
             rows.append([arm.name, *cells])
@@ -140,7 +140,7 @@ def paper_shape(number: str, outcomes: Outcomes, setting: str) -> Grid:
         rows.append([str(epoch), *_paper_cells(paper, epoch), *cells])
     return Grid(
         f"{paper.name}, {paper.title}: accuracy on T in % by epoch, {setting}",
-        ("epoch", "paper A", "paper B", *columns),
+        ("epoch", "published A", "published B", *columns),
         rows,
     )
 
@@ -154,7 +154,7 @@ def _paper_cells(paper: PaperTable, epoch: int) -> list[str]:
 
 def _at_epoch(curves: Sequence[Sequence[float]], epoch: int) -> str:
     values = [curve[epoch] for curve in curves if epoch < len(curve)]
-    return _spread(values) if values else ""
+    return show_spread(values) if values else ""
 
 
 def verdict_table(found: Sequence[Verdict], setting: str) -> Grid:
@@ -180,12 +180,12 @@ def parts_of_gain(outcomes: Outcomes, setting: str) -> Grid:
     rows = [
         [what, f"{arm} - {over}", *_interval_cells(gain(outcomes, arm, over))]
         for what, arm, over in (
-            ("sharing labels", "none-shared", "none-own"),
-            ("exchanging R, labels own", "alternate-own", "none-own"),
-            ("exchanging R, labels shared", "alternate-shared", "none-shared"),
+            ("sharing labels", LABELS_ONLY, "none-own"),
+            ("exchanging R, labels own", PAPER, "none-own"),
+            ("exchanging R, labels shared", "alternate-shared", LABELS_ONLY),
             ("more steps, labels own", "none-own-steps", "none-own"),
             ("many more steps, labels own", "none-own-more-steps", "none-own"),
-            ("more steps, labels shared", "none-shared-steps", "none-shared"),
+            ("more steps, labels shared", "none-shared-steps", LABELS_ONLY),
         )
     ]
     starts = [outcome.first for outcome in outcomes.get(START, {}).values()]

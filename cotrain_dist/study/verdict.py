@@ -15,6 +15,7 @@ from cotrain_dist.method.statistics import (
     judge_gain,
     paired_interval,
 )
+from cotrain_dist.study.arms import LABELS_ONLY, PAPER, VOTE
 from cotrain_dist.study.published import paper_tables
 from cotrain_dist.study.results import Outcomes, common_seeds, gain
 
@@ -63,13 +64,13 @@ def verdicts(outcomes: Outcomes) -> list[Verdict]:
         ("peer-shared", "the peer's R, labels shared"),
         ("own-own", "its own R, labels own"),
         ("own-shared", "its own R, labels shared"),
-        ("none-shared", "the peer's labels, no R"),
+        (LABELS_ONLY, "the peer's labels, no R"),
     ):
         found.append(
             _gain(outcomes, arm, "none-own", f"Condition 1 ({reading}) beats Table 2", one - none)
         )
     for arm, reading in (
-        ("alternate-own", "own R in even epochs, labels own"),
+        (PAPER, "own R in even epochs, labels own"),
         ("alternate-shared", "own R in even epochs, labels shared"),
         ("alternate-odd-own", "own R in odd epochs, labels own"),
         ("alternate-odd-shared", "own R in odd epochs, labels shared"),
@@ -77,17 +78,17 @@ def verdicts(outcomes: Outcomes) -> list[Verdict]:
         found.append(
             _gain(outcomes, arm, "none-own", f"Condition 2 ({reading}) beats Table 2", two - none)
         )
-    for labels, other, reading in (
-        ("own", "peer-own", "the peer's R"),
-        ("own", "own-own", "its own R"),
-        ("shared", "peer-shared", "the peer's R"),
-        ("shared", "own-shared", "its own R"),
-        ("shared", "none-shared", "no R"),
+    for arm, other, reading in (
+        (PAPER, "peer-own", "(the peer's R), labels own"),
+        (PAPER, "own-own", "(its own R), labels own"),
+        ("alternate-shared", "peer-shared", "(the peer's R), labels shared"),
+        ("alternate-shared", "own-shared", "(its own R), labels shared"),
+        ("alternate-shared", LABELS_ONLY, "(no R), labels shared"),
     ):
-        claim = f"Condition 2 beats Condition 1 ({reading}), labels {labels}"
-        found.append(_gain(outcomes, f"alternate-{labels}", other, claim, two - one))
+        claim = f"Condition 2 beats Condition 1 {reading}"
+        found.append(_gain(outcomes, arm, other, claim, two - one))
     for arm, over, claim in (
-        ("alternate-own", "none-own-steps", "R teaches more than the same steps, labels own"),
+        (PAPER, "none-own-steps", "R teaches more than the same steps, labels own"),
         (
             "alternate-shared",
             "none-shared-steps",
@@ -95,12 +96,12 @@ def verdicts(outcomes: Outcomes) -> list[Verdict]:
         ),
         (
             "alternate-shared",
-            "one-model",
+            VOTE,
             "two models beat one that has both their labels, at as many epochs",
         ),
         (
             "alternate-shared",
-            "one-model-steps",
+            "vote-steps",
             "two models beat one that has both their labels, at as many steps",
         ),
     ):

@@ -36,6 +36,9 @@ from cotrain_dist.types import ROLES, Exchange, Position
 NUM_KEPT = 2
 """Commits kept of each role and of the world: the newest, and one to fall back to."""
 
+RIGHT_BEFORE = "right_before"
+"""A file of a world commit."""
+
 
 @dataclass(frozen=True)
 class BestModel:
@@ -67,6 +70,9 @@ class CotrainState:
     best: BestModel | None = None
     exchanged: Exchange = field(default_factory=Exchange.empty)
     """What this round teaches."""
+    right_before: Tensor | None = None
+    """With `cotrain.keep_step_one` and a V: [number of images in V] bool, those that the better
+    model of Step 1 calls right."""
 
     @classmethod
     def at_start(cls, num_pool: int) -> "CotrainState":
@@ -127,6 +133,8 @@ def commit_cotrain(
 def _world_tensors(state: CotrainState, cotrain: CotrainConfig) -> dict[str, dict[str, Tensor]]:
     """What a world commit holds beside its JSON, by file."""
     tensors = {"ever_selected": {"mask": state.ever_selected}}
+    if state.right_before is not None:
+        tensors[RIGHT_BEFORE] = {"mask": state.right_before}
     # Only where the next epoch goes on with what this round teaches.
     if not cotrain.begins_round(state.next.epoch):
         tensors["exchange"] = exchange_to_tensors(state.exchanged)
@@ -254,12 +262,15 @@ def restore_cotrain(
     exchanged = Exchange.empty()
     if not ctx.config.cotrain.begins_round(state["next"]["epoch"]):
         exchanged = exchange_from_tensors(read_tensors(folder, "exchange"))
+    # There only with `cotrain.keep_step_one`; read_state has checked that no file is missing.
+    has_right = (folder / f"{RIGHT_BEFORE}.safetensors").is_file()
     return CotrainState(
         next=_position(state),
         ever_selected=read_tensors(folder, "ever_selected")["mask"],
         num_history_lines=state["num_history_lines"],
         best=None if state["best"] is None else BestModel(**state["best"]),
         exchanged=exchanged,
+        right_before=read_tensors(folder, RIGHT_BEFORE)["mask"] if has_right else None,
     )
 
 

@@ -11,7 +11,6 @@ from cotrain_dist.training.commits import CotrainState
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.epochs import EpochOutcome, close_epoch, require_finite
 from cotrain_dist.training.evaluate import measure_all
-from cotrain_dist.training.exports import export_step_one
 from cotrain_dist.training.rounds import exchange_of_round, restart
 from cotrain_dist.training.steps import train_epoch
 from cotrain_dist.training.student import Student
@@ -74,8 +73,6 @@ def start_state(students: list[Student], images: Images, ctx: RunContext) -> Cot
     Collective over all ranks.
     """
     state = CotrainState.at_start(len(images.table.sample_ids(Split.U)))
-    if ctx.config.cotrain.restart == "round":
-        export_step_one(students, images.table.class_names, ctx.store)
     outcome = EpochOutcome(
         epoch=0,
         votes=None,

@@ -28,9 +28,16 @@ from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, broadca
 from cotrain_dist.store.records import CotrainRecord, Fit, RoleRecord
 from cotrain_dist.training.commits import CotrainState, commit_cotrain
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.exports import export_models, keep_best_on_validation
+from cotrain_dist.training.exports import (
+    choose_without_validation,
+    export_models,
+    note_best,
+    save_best,
+)
+from cotrain_dist.training.guards import watch_step_two
 from cotrain_dist.training.lines import cotrain_line
 from cotrain_dist.training.pool import PoolVotes
+from cotrain_dist.training.promise import STEP_ONE, right_on_validation
 from cotrain_dist.training.student import Student
 from cotrain_dist.types import ROLES, Exchange, Position, PseudoLabeled, Role
 
@@ -46,7 +53,7 @@ class EpochOutcome:
     fits: Mapping[Role, Fit]
     """Of both roles; empty before the first epoch."""
     measured: Mapping[Split, Mapping[str, Accuracy]]
-    """On T and V, where there are such: of a, b and ensemble."""
+    """On T and V, where there are such: of a, b, ensemble. Without V also of a on L_A, b on L_B."""
     seconds: float
 
 
@@ -62,16 +69,44 @@ def close_epoch(
     The commit comes last: until it stands, a resume begins this epoch anew, and cuts its line off.
     """
     class_names = images.table.class_names
-    if Split.V in outcome.measured:
-        validation = outcome.measured[Split.V]
-        # Before the commit, which keeps `state.best`: the file must not be older than that.
-        keep_best_on_validation(students, state, outcome.epoch, validation, class_names, ctx.store)
+    # Before the commit, which keeps `state.best`: the file must not be older than that.
+    keep_best(students, state, outcome, images, ctx)
     pool_ids = images.table.sample_ids(Split.U)
     note_selected(state.ever_selected, outcome.exchanged, pool_ids)
     record_epoch(state, outcome, images.table, pool_ids, ctx)
     state.next = Position(outcome.epoch + 1)
     export_models(students, outcome.epoch, class_names, ctx.store)
+    if outcome.epoch == 0 and ctx.config.cotrain.returns_to_step_one:
+        export_models(students, 0, class_names, ctx.store, prefix=STEP_ONE)
     commit_cotrain(students, state, images, ctx)
+
+
+def keep_best(
+    students: list[Student],
+    state: CotrainState,
+    outcome: EpochOutcome,
+    images: Images,
+    ctx: RunContext,
+) -> None:
+    """Collective over all ranks: write models/best where this epoch has made it.
+
+    With V wherever a model beats all before it. Without V, and with `cotrain.keep_step_one`, at
+    epoch 0 alone: the run's end decides what takes its place.
+    """
+    names, keep = images.table.class_names, ctx.config.cotrain.keep_step_one
+    is_start, validation = outcome.epoch == 0, outcome.measured.get(Split.V)
+    if validation is None and is_start:
+        test = None if keep else outcome.measured.get(Split.T)
+        best, why = choose_without_validation(0, test, None, ROLES)
+        save_best(students, best, why, names, ctx.store)
+    if validation is None or (keep and not is_start):
+        return
+    best_on_v = note_best(state, outcome.epoch, validation)
+    if best_on_v is not None:
+        save_best(students, best_on_v, {"chosen_on": "V"}, names, ctx.store)
+    if best_on_v is not None and keep:
+        role = Role(best_on_v.role)
+        state.right_before = right_on_validation(students, role, images, ctx)
 
 
 def note_selected(ever_selected: Tensor, exchanged: Exchange, pool_ids: Tensor) -> None:
@@ -132,10 +167,11 @@ def record_epoch(
         line = cotrain_line(record, ctx.config.cotrain.num_epochs)
         ctx.reporter.say(line)
         ctx.reporter.remember(line)
+        warnings = watch_step_two(ctx.store.history.cotrain()[0], record, table)
         if counts is not None:
-            rate = counts.agreement_rate
-            for warning in advise(outcome.exchanged, rate, table.class_names):
-                ctx.reporter.warn(warning)
+            warnings += advise(outcome.exchanged, counts.agreement_rate, table.class_names)
+        for warning in warnings:
+            ctx.reporter.warn(warning)
         state.num_history_lines = ctx.store.history.num_lines()
     state.num_history_lines = broadcast_json(state.num_history_lines, ctx.runtime.control)
 
@@ -198,9 +234,11 @@ def describe_epoch(
 def _describe_role(
     role: Role, teacher: Role | None, outcome: EpochOutcome, table: SplitTable
 ) -> RoleRecord:
+    own = outcome.measured.get(Split.L_A if role is Role.A else Split.L_B)
     return RoleRecord(
         teacher=None if teacher is None else teacher.value,
         fit=outcome.fits.get(role),
+        own_accuracy=None if own is None else own[role.value].top1,
         **describe_selected(outcome.exchanged.selected_by(role), table),
     )
 

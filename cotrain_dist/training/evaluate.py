@@ -1,18 +1,24 @@
 """Passes without gradients: what a model says about images, and what is measured on it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
+from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.exchange import Meeting, meetings, range_of
 from cotrain_dist.method.metrics import Accuracy, AccuracyCounts, count_accuracy, no_accuracy
 from cotrain_dist.method.placement import chunks_of_rank
 from cotrain_dist.method.scores import to_probs
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import all_gather_rows, exchange_rows, sum_over
+from cotrain_dist.runtime.collectives import (
+    all_gather_json,
+    all_gather_rows,
+    exchange_rows,
+    sum_over,
+)
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.student import Classifier
 from cotrain_dist.types import ROLES, Role
@@ -197,10 +203,50 @@ def blocks_of(
 def measure_all(
     students: Sequence[Classifier], images: Images, ctx: RunContext
 ) -> dict[Split, dict[str, Accuracy]]:
-    """Collective over all ranks: both models and their mean on T and V, where there are such."""
+    """Collective over all ranks: both models and their mean on T and V, where there are such.
+
+    Without V also each model on its own labels: something has to tell of exploded weights.
+    """
     # T steers no step and no R. Without V it chooses models/best, and a note there says so.
     splits = [split for split in (Split.T, Split.V) if len(images.table.sample_ids(split))]
-    return {split: measure_split(students, split, images, ctx) for split in splits}
+    measured = {split: measure_split(students, split, images, ctx) for split in splits}
+    return measured if Split.V in measured else measured | measure_own(students, images, ctx)
+
+
+MAX_WATCHED = 256
+"""Labeled images on which weights are watched: exploded ones show on far fewer."""
+
+
+def watched_ids(role: Role, table: SplitTable) -> Tensor:
+    """sample_ids of the images that tell whether a role's weights are well: V, or some of its L.
+
+    Images of L are learned, so they say how well a model fits, and nothing of how good it is.
+    """
+    ids = table.sample_ids(Split.V)
+    if len(ids):
+        return ids
+    own = table.labeled(role, "own").sample_ids
+    # Where both learn all labels, one of the two splits may be empty.
+    own = own if len(own) else table.labeled(role, "shared").sample_ids
+    return own[:: max(1, -(-len(own) // MAX_WATCHED))]
+
+
+def measure_own(
+    students: Sequence[Classifier], images: Images, ctx: RunContext
+) -> dict[Split, dict[str, Accuracy]]:
+    """Collective over all ranks: each model on its own labels, thinned out, by L_A and L_B."""
+    found = {}
+    for student in students:
+        ids = watched_ids(student.role, images.table)
+        found[student.role.value] = asdict(measure_role(student, ids, images, ctx))
+    ctx.runtime.wait_for_all()
+    own: dict[str, dict[str, float]] = {}
+    for part in all_gather_json(found, ctx.runtime.control):
+        own |= part
+    return {
+        split: {role.value: Accuracy(**own[role.value])}
+        for role, split in zip(ROLES, (Split.L_A, Split.L_B), strict=True)
+    }
 
 
 def measure_role(

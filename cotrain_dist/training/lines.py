@@ -12,6 +12,8 @@ def pretrain_line(record: PretrainRecord, seconds: float, num_epochs: int) -> st
     line += _time_left(num_epochs - record.epoch, seconds)
     if record.train_accuracy is not None:
         line += f", own labels {record.train_accuracy:.1%}"
+    if record.validation is not None:
+        line += f", V {record.validation.top1:.1%}"
     if record.test is not None:
         line += f", T {record.test.top1:.1%}"
     return line

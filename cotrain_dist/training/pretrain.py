@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 from cotrain_dist.config import PretrainConfig
 from cotrain_dist.errors import TrainingError
@@ -20,19 +21,13 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
     """Train one model on its own labels from `state` on. Collective over its role group.
 
     Moves `state` on. Ends after `pretrain.num_epochs`, or once the model fits its labels to
-    `stop_at_train_accuracy`.
+    `stop_at_train_accuracy`, or V has not risen for `patience_epochs`.
     """
     config = student.config.pretrain
     labeled = images.table.labeled(student.role, config.labels)
     while state.next.epoch <= config.num_epochs and not state.is_finished:
         epoch, started = state.next.epoch, time.monotonic()
-        record = pretrain_epoch(student, labeled, state.next, images, ctx)
-        # A fit of the last layer is at its end at once: more epochs would repeat it.
-        state.is_finished = (
-            epoch == config.num_epochs
-            or student.frozen is not None
-            or _reaches(record.train_accuracy, config)
-        )
+        record, state.is_finished = pretrain_epoch(student, labeled, state, images, ctx)
         state.records.append(record)
         state.next = Position(epoch + 1)
         line = pretrain_line(record, time.monotonic() - started, config.num_epochs)
@@ -43,11 +38,14 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
 
 
 def pretrain_epoch(
-    student: Student, labeled: TrainingSet, start: Position, images: Images, ctx: RunContext
-) -> PretrainRecord:
-    """Train and measure one epoch. Collective over the role group."""
-    config, epoch = student.config.pretrain, start.epoch
-    fit = train_epoch(student, labeled, "pretrain", start, images.pixels, ctx)
+    student: Student, labeled: TrainingSet, state: PretrainState, images: Images, ctx: RunContext
+) -> tuple[PretrainRecord, bool]:
+    """Train and measure one epoch, and say whether it is the last.
+
+    Collective over the role group.
+    """
+    config, epoch = student.config.pretrain, state.next.epoch
+    fit = train_epoch(student, labeled, "pretrain", state.next, images.pixels, ctx)
     if not math.isfinite(fit.loss):
         # By this role alone: the other one is elsewhere in Step 1 and hears of it through the
         # heartbeat.
@@ -55,8 +53,13 @@ def pretrain_epoch(
             f"pre-training epoch {epoch}: the loss of model {student.role.name} is "
             f"{fit.loss}; lower pretrain.learning_rate or set train.clip_grad_norm"
         )
-    train_accuracy = test = None
+    train_accuracy = validation = test = None
+    # A fit of the last layer is at its end at once: more epochs would repeat it.
     is_last = epoch == config.num_epochs or student.frozen is not None
+    if config.patience_epochs is not None:
+        validation = measure_role(student, images.table.sample_ids(Split.V), images, ctx)
+        earlier = [r.validation.top1 for r in state.records if r.validation is not None]
+        is_last = is_last or has_stalled([*earlier, validation.top1], config.patience_epochs)
     if config.stop_at_train_accuracy is not None or is_last:
         train_accuracy = measure_role(student, labeled.sample_ids, images, ctx).top1
     is_last = is_last or _reaches(train_accuracy, config)
@@ -64,14 +67,26 @@ def pretrain_epoch(
     test_ids = images.table.sample_ids(Split.T)
     if len(test_ids) and (is_last or epoch % config.eval_every_epochs == 0):
         test = measure_role(student, test_ids, images, ctx)
-    return PretrainRecord(
+    record = PretrainRecord(
         role=student.role.value,
         epoch=epoch,
         fit=fit,
         train_accuracy=train_accuracy,
+        validation=validation,
         test=test,
         seconds=ctx.runtime.clock.take(),
     )
+    return record, is_last
+
+
+def has_stalled(values: Sequence[float], patience_epochs: int) -> bool:
+    """Whether none of the last so many values is above the best one before them.
+
+    >>> has_stalled([0.5, 0.7, 0.7, 0.6], 2), has_stalled([0.5, 0.7, 0.71, 0.6], 2)
+    (True, False)
+    """
+    before = values[:-patience_epochs]
+    return bool(before) and max(values[-patience_epochs:]) <= max(before)
 
 
 def _reaches(train_accuracy: float | None, config: PretrainConfig) -> bool:

@@ -11,10 +11,10 @@ from cotrain_dist.runtime.collectives import together
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.exports import step_one_folder
 from cotrain_dist.training.features import both_features
 from cotrain_dist.training.pool import PoolVotes, exchange_selected, vote_on_pool
 from cotrain_dist.training.probabilities import exchange_probabilities
+from cotrain_dist.training.promise import STEP_ONE
 from cotrain_dist.training.student import Classifier, Student, start_step_two
 from cotrain_dist.training.temperature import fit_temperature_of
 from cotrain_dist.types import Exchange
@@ -82,7 +82,7 @@ def restart(student: Student, store: RunDirectory) -> None:
     if student.frozen is not None:
         return  # a last layer is fitted anew in each epoch
     # Every rank of the role reads what its lead has written before the roles met.
-    saved = load_saved(step_one_folder(student.role, store)).state_dict()
+    saved = load_saved(store.models / f"{STEP_ONE}{student.role.value}").state_dict()
     for name, values in student.whole.state_dict().items():
         values.copy_(saved[name])  # in place, since DDP and a compiled step hold these very tensors
     start_step_two(student)

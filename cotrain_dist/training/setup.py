@@ -143,6 +143,13 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
             "give the fraction that they were drawn with",
         )
     check_temperature(config, has_validation=len(table.sample_ids(Split.V)) > 0)
+    if config.pretrain.patience_epochs is not None and not len(table.sample_ids(Split.V)):
+        raise UserError(
+            "pretrain.patience_epochs",
+            config.pretrain.patience_epochs,
+            "there is no V that could stop rising",
+            "give data.validation_fraction, or null",
+        )
     for role, split in ((Role.A, Split.L_A), (Role.B, Split.L_B)):
         num_labeled = len(table.sample_ids(split))
         if resolve_role(config, role.value).model.train == "head":

@@ -9,12 +9,19 @@ from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.config.text import config_to_yaml, flatten
 from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources.skipped import describe_skipped
+from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.runtime.threads import threads_line
 from cotrain_dist.runtime.tracking import tracking
-from cotrain_dist.store.records import CotrainRecord, PretrainRecord, Record, record_from_json
+from cotrain_dist.store.records import (
+    CotrainRecord,
+    CrossValidation,
+    PretrainRecord,
+    Record,
+    record_from_json,
+)
 from cotrain_dist.training.commits import (
     CotrainState,
     agree_on_commits,
@@ -30,9 +37,11 @@ from cotrain_dist.training.cross_validation import (
     tell_estimate,
 )
 from cotrain_dist.training.environment import environment_file, environment_of, what_changed
-from cotrain_dist.training.exports import save_better_by_estimate, save_better_of_last_epoch
+from cotrain_dist.training.exports import choose_without_validation, save_best
+from cotrain_dist.training.guards import candidates_of, watch_step_one, weights_by_role
 from cotrain_dist.training.heads import freeze_backbone
 from cotrain_dist.training.pretrain import pretrain
+from cotrain_dist.training.promise import settle
 from cotrain_dist.training.rounds import features_at_start
 from cotrain_dist.training.setup import fetch_models, first_models, prepare, start_world
 from cotrain_dist.training.student import Student, build_student, start_step_two
@@ -77,7 +86,7 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
             ]
             state = reach_step_two(students, images, ctx)
             cotrain(students, state, start_features, images, ctx)
-            return finish(students, images, ctx)
+            return finish(students, state, images, ctx)
 
 
 def _take_directory(ctx: RunContext, images: Images, resume: bool) -> None:
@@ -150,13 +159,15 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
             own_records[student.role.value] = state.records
     # A role may wait here for long: Step 1 has no equal length for both.
     ctx.runtime.wait_for_all()
-    _record_step_one(own_records, ctx)
+    _record_step_one(own_records, images.table, ctx)
     for student in students:
         start_step_two(student)
     return start_state(students, images, ctx)
 
 
-def _record_step_one(own: dict[str, list[PretrainRecord]], ctx: RunContext) -> None:
+def _record_step_one(
+    own: dict[str, list[PretrainRecord]], table: SplitTable, ctx: RunContext
+) -> None:
     """Collective over all ranks: the lines of both roles join on the lead rank, A's first."""
     packed = {role: [record.to_json() for record in records] for role, records in own.items()}
     lines: dict[str, list[dict[str, Any]]] = {}
@@ -168,9 +179,14 @@ def _record_step_one(own: dict[str, list[PretrainRecord]], ctx: RunContext) -> N
             for line in lines[name]:
                 ctx.store.history.append(record_from_json(line))
                 ctx.runtime.track(line)
+        records = ctx.store.history.pretrain()
+        for warning in watch_step_one(records, ctx.config.pretrain.labels, table):
+            ctx.reporter.warn(warning)
 
 
-def finish(students: list[Student], images: Images, ctx: RunContext) -> list[Record]:
+def finish(
+    students: list[Student], state: CotrainState, images: Images, ctx: RunContext
+) -> list[Record]:
     """models/best, and the run counts as finished. Collective over all ranks.
 
     Returns the history on the lead rank, an empty list on the others.
@@ -178,23 +194,53 @@ def finish(students: list[Student], images: Images, ctx: RunContext) -> list[Rec
     rt, store = ctx.runtime, ctx.store
     history = store.history.read() if rt.is_lead else []
     # The rank that saves the better model may be one of B, and only rank 0 has the history.
-    line = broadcast_json(history[-1].to_json() if history else None, rt.control)
-    last, class_names = CotrainRecord.from_json(line), images.table.class_names
+    lines = [record.to_json() for record in history if isinstance(record, CotrainRecord)]
+    first, last = map(
+        CotrainRecord.from_json,
+        broadcast_json([lines[0], lines[-1]] if lines else None, rt.control),
+    )
     notes: dict[str, Any] = {"finished": True}
-    if last.validation is None and last.test is not None:
-        save_better_of_last_epoch(students, last, class_names, store)
-    elif last.validation is None:
+    keep, found = ctx.config.cotrain.keep_step_one, None
+    # What is kept of Step 1 is not chosen on T.
+    needs_folds = last.validation is None and (keep or last.test is None)
+    if needs_folds and can_cross_validate(ctx.config):
         with rt.progress.excused():  # many fits, of which none tells how far it is
-            found = (
-                cross_validate(students, images, ctx) if can_cross_validate(ctx.config) else None
-            )
-        save_better_by_estimate(students, last.epoch, found, class_names, store)
-        if found is not None:
-            notes["cross_validation"] = found.to_json()
-            tell_estimate(found, ctx.reporter)
+            found = cross_validate(students, images, ctx)
+    if keep:
+        settled = settle(students, state, (first, last), found, images, ctx)
+        notes["no_loss"] = settled.to_json()
+    elif last.validation is None:
+        save_better_of_last_epoch(students, first, last, found, images.table, ctx)
+    if found is not None:
+        notes["cross_validation"] = found.to_json()
+        tell_estimate(found, ctx.reporter)
     # `finished` promises all models, and another rank may be writing the best one.
     rt.wait_for_all()
     if rt.is_lead:
         store.write_json("run.json", store.read_json("run.json") | notes)
         ctx.reporter.say(f"models: {store.models}/a, b and best")
     return history
+
+
+def save_better_of_last_epoch(
+    students: list[Student],
+    first: CotrainRecord,
+    last: CotrainRecord,
+    found: CrossValidation | None,
+    table: SplitTable,
+    ctx: RunContext,
+) -> None:
+    """Without V: models/best is the better model of the last epoch, if its weights are well.
+
+    Where neither model's are, it stays that of epoch 0. first: the record of epoch 0.
+    """
+    weights = weights_by_role(first, last, table)
+    has_figures = last.test is not None or found is not None
+    roles = candidates_of(weights, has_figures=has_figures)
+    if not roles:
+        ctx.reporter.warn(
+            "both models have lost in Step 2 what they knew: models/best stays that of Step 1"
+        )
+        return
+    best, why = choose_without_validation(last.epoch, last.test, found, roles)
+    save_best(students, best, why, table.class_names, ctx.store)

@@ -267,7 +267,7 @@ def test_a_sweep_and_its_report(cluster: Cluster, tmp_path: Path) -> None:
     settings = [
         *("study", "--config", str(ROOT / "configs" / "digits_study.yaml")),
         *("--pretrain.num_epochs", "3", "--pretrain.warmup_epochs", "0"),
-        *("--cotrain.num_epochs", "2", "--arms", "none-own", "alternate-own"),
+        *("--cotrain.num_epochs", "2", "--arms", "none-own", "paper"),
     ]
     environ = ENVIRON | {"COTRAIN_RANKS_PER_NODE": "2"}
     array = cluster.sbatch(
@@ -284,7 +284,7 @@ def test_a_sweep_and_its_report(cluster: Cluster, tmp_path: Path) -> None:
     (ended,) = cluster.wait(report, 120)
     assert ended["JobState"] == "COMPLETED", log_of(tmp_path, report)
     results = json.loads((tmp_path / "study" / "results.json").read_text())
-    assert sorted(results["outcomes"]["alternate-own"]) == ["0", "1"]
+    assert sorted(results["outcomes"]["paper"]) == ["0", "1"]
     assert "2 seeds, not decided" in (tmp_path / "study" / "report.md").read_text()
 
 

@@ -73,6 +73,7 @@ RULES = [
         "pretrain.stop_at_train_accuracy",
         ": 2.0: must be above 0",
     ),
+    ("--pretrain.patience_epochs 0", "pretrain.patience_epochs", ": 0: must be at least 1"),
     ("--pretrain.eval_every_epochs 0", "pretrain.eval_every_epochs", ": 0: must be at least 1"),
     ("--train.pseudo_weight 0", "train.pseudo_weight", ": 0.0: must be above 0"),
     ("--train.pseudo_ramp_epochs -1", "train.pseudo_ramp_epochs", ": -1: must not be negative"),

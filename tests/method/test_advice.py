@@ -1,10 +1,16 @@
-"""Warnings about an exchange that has stopped to teach."""
+"""Warnings: an exchange that has stopped to teach, weights that have exploded."""
 
 import pytest
 import torch
 
-from cotrain_dist.method.advice import advise
-from cotrain_dist.types import Exchange, PseudoLabeled
+from cotrain_dist.method.advice import (
+    Watched,
+    advise,
+    advise_after_step_one,
+    advise_in_step_two,
+    weights_of,
+)
+from cotrain_dist.types import Exchange, PseudoLabeled, Role
 
 NAMES = ["cat", "dog", "eel"]
 
@@ -47,3 +53,45 @@ def test_each_sign_of_collapse_is_named(
     assert len(warnings) == len(starts)
     for warning, start in zip(warnings, starts, strict=True):
         assert warning.startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "num_images", "num_of_one_class", "expected"),
+    [
+        (98, 99, 100, 10, "well"),
+        (60, 99, 100, 10, "well"),  # a large loss, but more than half of 89 above chance is left
+        (54, 99, 100, 10, "fallen"),  # 44 above chance, of 89
+        (10, 99, 100, 10, "fallen"),
+        (55, 99, 100, 50, "fallen"),  # two classes: half right is nothing
+        (76, 99, 100, 50, "well"),
+        (10, 12, 100, 10, "at chance"),  # nothing was there to be lost
+        (12, 12, 100, 10, "at chance"),
+        (30, 30, 100, 10, "well"),  # far from fitting, but it has learned something
+        (2, 8, 8, 2, "fallen"),
+        (1, 4, 4, 1, "at chance"),  # of four images nobody can say that it has fallen
+        (2, 2, 2, 1, "well"),  # as good as can be
+        (5, 5, 5, 5, "well"),  # one class: all are right
+        (0, 5, 5, 5, "fallen"),
+        (0, 0, 0, 0, "well"),
+    ],
+)
+def test_what_answers_tell_of_weights(
+    now: int, before: int, num_images: int, num_of_one_class: int, expected: str
+) -> None:
+    def seen(num_right: int) -> Watched:
+        return Watched(num_right, num_images, num_of_one_class)
+
+    assert weights_of(seen(now), seen(before)) == expected
+
+
+def test_exploded_weights_are_told_with_advice() -> None:
+    well, lost = Watched(99, 100, 10), Watched(10, 100, 10)
+    (line,) = advise_in_step_two(Role.A, lost, well, "V")
+    assert line.startswith("model A is far below its start on V (99 of 100 right before Step 2)")
+    assert "lower cotrain.learning_rate" in line
+    assert advise_in_step_two(Role.A, well, well, "V") == []
+    assert advise_in_step_two(Role.A, lost, lost, "V") == []
+    (line,) = advise_after_step_one(Role.B, lost)
+    assert line.startswith("model B calls 10 of its 100 own labels right")
+    assert "lower pretrain.learning_rate" in line
+    assert advise_after_step_one(Role.B, well) == []

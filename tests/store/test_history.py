@@ -61,7 +61,16 @@ def test_the_keys_of_a_line_by_hand() -> None:
     ]
     assert (line["teacher_of_b"], line["num_selected_a"], line["fit_a"]["loss"]) == ("a", 2, 1.0)
     first = RECORDS[1].to_json()
-    assert not {"fit_a", "validation"} & set(first)
+    assert not {"fit_a", "validation", "own_accuracy_a"} & set(first)
+
+
+def test_what_is_measured_where_there_is_a_v_or_none() -> None:
+    with_v = pretrain_record("a", 1, validation=accuracy(0.5))
+    without = cotrain_record(1, TEST, {"own_accuracy": 0.75})
+    lines = [record.to_json() for record in (with_v, without)]
+    assert lines[0]["validation"]["top1"] == 0.5
+    assert lines[1]["own_accuracy_a"] == lines[1]["own_accuracy_b"] == 0.75
+    assert [record_from_json(json.loads(json.dumps(line))) for line in lines] == [with_v, without]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=["pretrain", "start", "epoch"])

@@ -81,14 +81,14 @@ def test_the_report_has_votes_gaps_and_trained_arms(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*options, "--output_dir", str(tmp_path / "study"), "--seeds", "0", "1"]
-    words += ["--labels_by", "random", "herding", "--arms", "vote", "none-shared", "ceiling"]
+    words += ["--labels_by", "random", "herding", "--arms", "vote", "labels-only", "ceiling"]
     assert run_study(words) == 0
     assert "report.md" in capsys.readouterr().out
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     votes = [results["labels_by"][name]["vote"] for name in ("random", "herding")]
     assert all(vote["low"] <= vote["mean"] <= vote["high"] for vote in votes)
     assert all(0.1 < vote["mean"] <= 1.0 for vote in votes)
-    assert set(results["arms"]) >= {"vote", "none-shared", "ceiling"}
+    assert set(results["arms"]) >= {"vote", "labels-only", "ceiling"}
     # An arm that is trained as a run comes to what the heads of the curves came to.
     assert results["arms"]["vote"]["accuracy"] == pytest.approx(votes[1])
     assert results["arms"]["ceiling"]["accuracy"] == pytest.approx(results["ceiling"])

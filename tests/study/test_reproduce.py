@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 from ranks import RanksFailed, run_ranks, tiny_config
 
 from cotrain_dist.cli import main as cli
@@ -26,13 +27,16 @@ from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
 from cotrain_dist.study.arms import BY_NAME
-from cotrain_dist.study.parts import open_study
+from cotrain_dist.study.parts import FORMAT_LINE, open_study
 from cotrain_dist.study.reproduce import _knows_labels_of_pool, report_on
 
 ARMS = [
     *("none-own", "alternate-shared", "none-shared-steps"),
-    *("one-model", "one-model-steps", "ceiling"),
+    *("vote", "vote-steps", "ceiling", "ceiling-equal"),
 ]
+
+KINDS_OF_L = ([Split.L_A, Split.L_B], [Split.L_A, Split.L_B, Split.U])
+NUM_SAMPLES = ("num_samples_before", "num_samples")
 
 
 def _reproduce(config: Config, arms: list[str], seeds: tuple[int, ...] = (0,)) -> str:
@@ -80,7 +84,7 @@ def outcomes_of(folder: Path) -> dict[str, Any]:
     outcomes: dict[str, Any] = json.loads((folder / "results.json").read_text())["outcomes"]
     for by_seed in outcomes.values():
         for outcome in by_seed.values():
-            outcome.pop("seconds")
+            del outcome["seconds"], outcome["seconds_before"]
     return outcomes
 
 
@@ -94,15 +98,27 @@ def test_every_part_has_run_and_is_reported(study: Config) -> None:
             for key in ("num_steps", "num_steps_before")
         )
         assert steps["none-shared-steps"] >= steps["alternate-shared"]
-        assert before["start"] <= before["one-model-steps"] < before["one-model"]
-        assert steps["one-model-steps"] >= steps["alternate-shared"]
+        assert before["start"] <= before["vote-steps"] < before["vote"]
+        assert steps["vote-steps"] >= steps["alternate-shared"]
         assert steps["alternate-shared"] > steps["none-own"]
     begun = {tuple(outcomes[arm]["0"]["curve"][n][0] for n in "ab") for arm in ("start", *ARMS[:3])}
     assert len(begun) == 1, "all conditions start from the same A and B"
     assert outcomes["alternate-shared"]["0"]["pool"][0] is not None
     text = (folder / "report.md").read_text()
     assert "one seed, not decided" in text
+    assert "gap closed by models/best" in text
     assert "at 32 pixels" in text
+    for arm in ("start", *ARMS):
+        found = outcomes[arm]["0"]
+        notes = json.loads((folder / "seed-0" / arm / "models/best/config.json").read_text())
+        role, epoch, top1 = (notes["cotrain_dist"][key] for key in ("role", "epoch", "top1"))
+        assert found["saved"] == found["curve"][role][epoch] == pytest.approx(100 * top1)
+    table = load_split_table(folder / "seed-0" / "start").splits
+    num_labeled, num_all = (int(torch.isin(table, torch.tensor(kept)).sum()) for kept in KINDS_OF_L)
+    images = {arm: {k: outcomes[arm]["0"][k]["a"] for k in NUM_SAMPLES} for arm in ARMS}
+    assert list(images["vote"].values()) == [6 * num_labeled, 2 * num_labeled]
+    assert list(images["ceiling"].values()) == [6 * num_all, 2 * num_all]
+    assert sum(images["ceiling-equal"].values()) == pytest.approx(8 * num_labeled, abs=num_all / 2)
     source = json.loads((folder / "seed-0" / "start" / "environment.json").read_text())["source"]
     assert f"All parts were trained by the source {source}." in text
 
@@ -110,7 +126,7 @@ def test_every_part_has_run_and_is_reported(study: Config) -> None:
 def test_the_ceiling_alone_knows_the_labels_of_u(study: Config) -> None:
     of_seed = Path(study.output_dir) / "seed-0"
     groups = {arm: load_split_table(of_seed / arm).splits for arm in ("start", *ARMS)}
-    for arm in set(ARMS) - {"ceiling"}:
+    for arm in set(ARMS) - {"ceiling", "ceiling-equal"}:
         assert groups[arm].tolist() == groups["start"].tolist()
     given = groups["ceiling"][groups["start"] == Split.U]
     assert sorted(set(given.tolist())) == [Split.L_A, Split.L_B]
@@ -127,12 +143,12 @@ def test_killed_half_way_and_finished_it_ends_equal(
     with pytest.raises(RanksFailed):
         run_ranks(_reproduce_until_killed, num_ranks, tmp_path, config, ARMS)
     killed = tmp_path / "study" / "seed-0"
-    assert not (killed / "one-model").exists()
+    assert not (killed / "vote").exists()
     first = (killed / "none-own" / "history.jsonl").stat().st_mtime_ns
     assert run_ranks(_reproduce, num_ranks, tmp_path, config, ARMS) == [""] * num_ranks
     assert (killed / "none-own" / "history.jsonl").stat().st_mtime_ns == first
     attempts = [json.loads((killed / arm / "run.json").read_text())["attempt"] for arm in ARMS]
-    assert attempts == [1, 2, 1, 1, 1, 1]
+    assert attempts == [1, 2, 1, 1, 1, 1, 1]
     assert outcomes_of(tmp_path / "study") == outcomes_of(Path(study.output_dir))
 
 
@@ -165,12 +181,12 @@ def test_the_models_of_a_part_are_let_go(digits_folder: Path, tmp_path: Path) ->
 def test_a_new_seed_and_arm_add_to_the_table(study: Config, tmp_path: Path) -> None:
     config = replace(study, output_dir=str(tmp_path / "study"))
     assert run_ranks(_reproduce, 1, tmp_path, config, ["none-own"]) == [""]
-    assert run_ranks(_reproduce, 1, tmp_path, config, ["none-shared"], (1,)) == [""]
+    assert run_ranks(_reproduce, 1, tmp_path, config, ["labels-only"], (1,)) == [""]
     outcomes = outcomes_of(tmp_path / "study")
     assert {arm: sorted(by_seed) for arm, by_seed in outcomes.items() if by_seed} == {
         "start": ["0", "1"],
         "none-own": ["0"],
-        "none-shared": ["1"],
+        "labels-only": ["1"],
     }
     assert outcomes["start"]["0"]["curve"] != outcomes["start"]["1"]["curve"]
 
@@ -228,11 +244,11 @@ def test_equal_steps_are_those_that_were_taken(study: Config, tmp_path: Path) ->
     )
     steps, steps_of_both = (
         next(r["num_steps"] for r in kept if r["phase"] == "pretrain"),
-        json.loads(
-            (history.parents[1] / "one-model" / "history.jsonl").read_text().splitlines()[0]
-        )["num_steps"],
+        json.loads((history.parents[1] / "vote" / "history.jsonl").read_text().splitlines()[0])[
+            "num_steps"
+        ],
     )
-    (found,) = run_ranks(_epochs_of, 1, tmp_path, early, "one-model-steps")
+    (found,) = run_ranks(_epochs_of, 1, tmp_path, early, "vote-steps")
     assert found == [math.ceil(4 * steps / steps_of_both), None]
     assert found[0] < math.ceil(6 * steps / steps_of_both)
 
@@ -248,6 +264,24 @@ def test_a_part_that_was_begun_elsewhere_says_so(study: Config, tmp_path: Path) 
     assert error.startswith(f"model_a.init_from: {moved}/seed-0/start/models/a: ")
     assert "was begun with" in error
     assert error.endswith("move the study back to where it was begun, or delete this part.")
+
+
+def test_a_study_of_an_earlier_version_is_read_and_not_continued(
+    study: Config, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(study.output_dir, tmp_path / "study"))
+    settings = folder / "study.yaml"
+    settings.write_text(settings.read_text().removeprefix(FORMAT_LINE))
+    before = outcomes_of(folder)
+    shutil.rmtree(folder / "seed-0" / "ceiling")  # there was one ceiling, which is another arm now
+    for name, former in (("ceiling-equal", "ceiling"), ("vote", "one-model")):
+        (folder / "seed-0" / name).rename(folder / "seed-0" / former)
+    report_on(replace(study, output_dir=str(folder)), quiet=True)
+    after = outcomes_of(folder)
+    assert after == before | {"ceiling": {}}
+    assert after["ceiling-equal"]["0"]
+    with pytest.raises(UserError, match="holds a study of an earlier version"):
+        open_study(replace(study, output_dir=str(folder), precision="fp32"), folder)
 
 
 def test_report_only_writes_the_report_anew(
@@ -326,16 +360,16 @@ def test_there_is_no_ceiling_without_labels_of_u(study: Config, tmp_path: Path) 
 def test_the_last_report_holds_what_finished_while_it_waited(study: Config, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(study.output_dir, tmp_path / "study"))
     (folder / "results.json").unlink()  # else the old one would do
-    late = (folder / "seed-0" / "one-model").rename(tmp_path / "one-model")
+    late = (folder / "seed-0" / "vote").rename(tmp_path / "vote")
     config = replace(study, output_dir=str(folder))
     with (folder / "report.md.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         report = threading.Thread(target=report_on, args=(config,), kwargs={"quiet": True})
         report.start()
         time.sleep(1.0)
-        late.rename(folder / "seed-0" / "one-model")
+        late.rename(folder / "seed-0" / "vote")
     report.join(timeout=60)
-    assert outcomes_of(folder)["one-model"]
+    assert outcomes_of(folder)["vote"]
 
 
 @pytest.mark.slow
@@ -348,15 +382,15 @@ def test_two_processes_side_by_side_share_the_start(study: Config, tmp_path: Pat
         subprocess.Popen(
             [*command, "--arms", arm], env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=log
         )
-        for arm, log in (("none-own", subprocess.DEVNULL), ("none-shared", subprocess.DEVNULL))
+        for arm, log in (("none-own", subprocess.DEVNULL), ("labels-only", subprocess.DEVNULL))
     ]
     assert [process.wait(timeout=200) for process in both] == [0, 0]
     of_seed = tmp_path / "study" / "seed-0"
-    for part in ("start", "none-own", "none-shared"):
+    for part in ("start", "none-own", "labels-only"):
         state = json.loads((of_seed / part / "run.json").read_text())
         assert (state["attempt"], state["finished"]) == (1, True)
     reported = outcomes_of(tmp_path / "study")
-    assert all(reported[part] for part in ("start", "none-own", "none-shared")), "by the last one"
+    assert all(reported[part] for part in ("start", "none-own", "labels-only")), "by the last one"
 
 
 def test_a_part_that_another_process_holds_is_waited_for_no_longer_than_allowed(

@@ -34,4 +34,4 @@ def test_an_empty_r_trains_on_labels_alone_with_a_warning(
     log = (runs["empty"] / "logs" / "rank-000.log").read_text()
     for role in ("A", "B"):
         assert log.count(f"WARNING R_{role} is empty") == 2
-    assert "WARNING" not in (runs["none"] / "logs" / "rank-000.log").read_text()
+    assert "WARNING R_" not in (runs["none"] / "logs" / "rank-000.log").read_text()

@@ -27,7 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
     from cotrain_dist.runtime.stop import end_on_signal
-    from cotrain_dist.study.arms import ALIASES, BY_NAME
+    from cotrain_dist.study.arms import ALIASES, BY_NAME, CEILING, VOTE
     from cotrain_dist.study.labels import NAMES
     from cotrain_dist.study.labels_by import (
         LabelStudy,
@@ -43,6 +43,7 @@ def run(arguments: Sequence[str]) -> int:
         if name not in BY_NAME and name not in ALIASES:
             names = ", ".join([*BY_NAME, *ALIASES])
             raise UserError("--arms", name, "is no arm", f"choose from {names}")
+    arms = [ALIASES.get(name, name) for name in own.arms or ()]
     if own.labels_by or own.num_labels:
         check_label_study(vars(own), NAMES)
     if own.report_only:
@@ -59,11 +60,10 @@ def run(arguments: Sequence[str]) -> int:
     with start_world(config) as rt:
         if own.labels_by:
             nums = sorted(set(own.num_labels))
-            arms = own.arms or ["vote", "ceiling"]
-            study_labels(config, LabelStudy(own.labels_by, nums, seeds, arms), rt)
+            study = LabelStudy(own.labels_by, nums, seeds, arms or [VOTE, CEILING])
+            study_labels(config, study, rt)
         else:
-            arms = [ALIASES.get(name, name) for name in own.arms or BY_NAME]
-            reproduce(config, seeds, arms, rt)
+            reproduce(config, seeds, arms or list(BY_NAME), rt)
     return 0
 
 
