@@ -70,7 +70,7 @@ def parse_config(
         values = convert_all(read_yaml(read_file(path), path))
     print_config = options.pop("print_config", None)
     given = values | convert_all(options)
-    values = dict(defaults or {}) | defaults_of(given) | given
+    values = {**(defaults or {}), **defaults_of(given), **given}
     config = build_tree(Config, _source_of(values) | values)
     if print_config:
         print(config_to_yaml(config), end="")

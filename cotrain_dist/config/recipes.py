@@ -6,31 +6,25 @@ from typing import Any
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # The paper's rule: what every field's own default says.
     "paper": {},
-    # Both learn all labels; then, round by round, what their vote and the pool's own structure say
-    # of U, each beginning again from Step 1 (docs/recipe.md: what each part is worth).
+    # Both learn all labels. Then both learn all of U by what their calibrated vote and the pool's
+    # own structure say of it together, beginning again from Step 1, which stays models/best unless
+    # V shows no loss (docs/recipe.md: what each part is worth, and what was left out).
     "synergy": {
         "labels": "shared",
         "pretrain.labels": "shared",
         "exchange": "peer",
-        "cotrain.keep_step_one": True,
         "pool.keep": "probabilities",
         "structure.kind": "class_means",
         "selection.rule": "mean_soft",
         "selection.targets": "soft",
+        "selection.temperature": "auto",
+        "cotrain.epochs_per_round": None,
+        "cotrain.restart": "step_one",
+        "cotrain.keep_step_one": True,
     },
 }
 
 
-OF_HEADS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {},
-    # Whole models that learn all labels could be calibrated on V alone.
-    "synergy": {"selection.temperature": "fitted"},
-}
-"""What is added where both models train their last layers alone."""
-
-
-def defaults_of(given: Mapping[str, object]) -> dict[str, Any]:
+def defaults_of(given: Mapping[str, object]) -> Mapping[str, Any]:
     """The values of the recipe that the given values name, by dotted key."""
-    recipe = str(given.get("recipe", "paper"))
-    are_heads = all(given.get(f"model_{name}.train") == "head" for name in ("a", "b"))
-    return {**RECIPES[recipe], **(OF_HEADS[recipe] if are_heads else {})}
+    return RECIPES[str(given.get("recipe", "paper"))]

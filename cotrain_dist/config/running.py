@@ -41,9 +41,10 @@ class SelectionConfig:
     the other model's probability for it, to the power of 4; 0 where that one is surer of another
     class."""
 
-    temperature: Literal["off", "fitted"] = "off"
+    temperature: Literal["off", "fitted", "auto"] = "off"
     """`fitted`: what the models say of U after Step 1 is calibrated on labels that they have not
-    seen: heads by folds of L, whole models by the peer's L, or V where both learn all labels."""
+    seen: heads by folds of L, whole models by the peer's L, or by V where both learn all labels.
+    `auto`: the same, but whole models that learn all labels without a V stay as they are."""
     targets: Literal["hard", "soft"] = "hard"
     """What is learned of an image: the class, or the probabilities of all classes (`pool.keep`)."""
     sharpen: float = 1.0

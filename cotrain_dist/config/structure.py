@@ -14,9 +14,10 @@ class StructureConfig:
     """`class_means`: one direction per class in whitened features, fitted to L and U by EM.
     `graph`: labels spread over the nearest neighbors of each image. Both need the probabilities of
     all classes (`pool.keep`)."""
-    features: Literal["start", "current"] = "start"
+    features: Literal["auto", "start", "current"] = "auto"
     """Of which weights: those that the models began with, computed once and kept for all runs, or
-    those that they have at the beginning of a round."""
+    those that they have at the beginning of a round. `auto`: `start`, unless they begin at random.
+    """
     vote_weight: float = 0.5
     """Share of the models' vote (0 to 1) in the geometric mean with what is found."""
     shrinkage: float = 0.3

@@ -215,11 +215,11 @@ class CotrainConfig:
     # 3 to 7 points in the first epochs, and the later ones win them back (docs/results.md).
     optimizer: Literal["fresh", "keep"] = "fresh"
     """Start Step 2 with a new optimizer, or keep the moments of pre-training."""
-    epochs_per_round: int = 1
-    """Epochs that are taught by one exchange; the last round may be shorter."""
-    restart: Literal["never", "round"] = "never"
-    """`round`: each round begins from the weights of the end of Step 1, with a new optimizer and
-    the whole schedule, and keeps of the rounds before it what they have taught alone."""
+    epochs_per_round: int | None = 1
+    """Epochs that are taught by one exchange, the last ones maybe fewer; null is all of Step 2."""
+    restart: Literal["never", "step_one", "start"] = "never"
+    """Each round begins from the weights of the end of Step 1, or from the first weights, with a
+    new optimizer and the whole schedule: of the rounds before it stays what they have taught."""
     keep_step_one: bool = False
     """Keep the models of Step 1 as models/step_one_a and models/step_one_b; models/best is then the
     better of these, unless V shows at 90 % that the better one of the last epoch loses nothing."""
@@ -234,19 +234,24 @@ class CotrainConfig:
         """Epochs over which the rate falls: those of Step 2, or of each round that starts anew."""
         if self.restart == "never":
             return self.num_epochs
-        return min(self.epochs_per_round, self.num_epochs)
+        return self.round_length
 
     @property
     def returns_to_step_one(self) -> bool:
         """Whether the models of Step 1 are asked for later."""
-        return self.keep_step_one or self.restart == "round"
+        return self.keep_step_one or self.restart == "step_one"
 
     def begins_round(self, epoch: int) -> bool:
         """Whether an epoch, counted from 1, is the first of a round."""
-        return (epoch - 1) % self.epochs_per_round == 0
+        return (epoch - 1) % max(self.round_length, 1) == 0
+
+    @property
+    def round_length(self) -> int:
+        """Epochs of a round."""
+        return min(self.epochs_per_round or self.num_epochs, self.num_epochs)
 
     def __post_init__(self) -> None:
-        if self.epochs_per_round < 1:
+        if self.epochs_per_round is not None and self.epochs_per_round < 1:
             raise UserError(
                 "cotrain.epochs_per_round", self.epochs_per_round, "must be at least 1", "try 1"
             )

@@ -96,6 +96,14 @@ class Config:
             )
         self._check_probabilities()
 
+    @property
+    def structure_features(self) -> Literal["start", "current"]:
+        """What `structure.features` amounts to."""
+        if self.structure.features != "auto":
+            return self.structure.features
+        begun = [own.pretrained or own.init_from for own in (self.model_a, self.model_b)]
+        return "start" if all(begun) else "current"
+
     def _check_probabilities(self) -> None:
         """Raise UserError for what needs the probabilities of all classes, which are not kept."""
         if self.pool.keep == "probabilities":

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cotrain_dist.config.recipes import RECIPES
+
 START = "start"
 """The part that pre-trains A and B once for all conditions of a seed."""
 
@@ -53,6 +55,11 @@ counts, fine-tuned or as heads, as the settings say."""
 
 PAPER = "paper"
 """Condition 2 as section 3 of the paper has it: its own R in even epochs, labels own."""
+
+V_PET, SYNERGY = "v-pet", "synergy"
+"""What both make of U together: as published, and as `recipe: synergy` has it."""
+
+_ALL_LABELS = {"labels": "shared", "pretrain.labels": "shared"}
 
 CEILING, CEILING_EQUAL = "ceiling", "ceiling-equal"
 """The same with the true labels of U: until it is trained, and at the images that `vote` sees."""
@@ -155,6 +162,28 @@ ARMS = (
         settings={"labels": "shared"},
         begins="shared",
         steps_of="alternate-shared",
+    ),
+    Arm(
+        name=V_PET,
+        title="both on the vote's mean probabilities of all of U, from their first weights",
+        stands_for="V-PET (arXiv 2503.09707)",
+        settings={
+            **_ALL_LABELS,
+            "exchange": "peer",
+            "pool.keep": "probabilities",
+            "selection.rule": "mean_soft",
+            "selection.threshold": None,
+            "selection.targets": "soft",
+            "cotrain.epochs_per_round": None,
+            "cotrain.restart": "start",
+        },
+        begins="shared",
+    ),
+    Arm(
+        name=SYNERGY,
+        title="recipe synergy: vote, calibration and the structure of U",
+        settings={**RECIPES[SYNERGY], "selection.threshold": None},
+        begins="shared",
     ),
     Arm(
         name=CEILING,

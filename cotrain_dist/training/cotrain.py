@@ -38,9 +38,8 @@ def cotrain(
             votes, state.exchanged = exchange_of_round(
                 students, start_features, images, ctx, is_first=start.epoch == 1
             )
-            if config.cotrain.restart == "round":
-                for student in students:
-                    restart(student, ctx.store)
+            for student in students:
+                restart(student, images.table.class_names, ctx.store)
 
         fits = {}
         for student in students:

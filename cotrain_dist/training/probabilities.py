@@ -116,5 +116,5 @@ def _as_probs(rows: Tensor) -> Tensor:
 
 
 def _bytes_of(part: PseudoLabeled) -> bytes:
-    probs = b"" if part.probs is None else part.probs.numpy().tobytes()
-    return part.sample_ids.numpy().tobytes() + part.labels.numpy().tobytes() + probs
+    values = (part.sample_ids, part.labels, part.weights, part.probs)
+    return b"".join(own.numpy().tobytes() for own in values if own is not None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from cotrain_dist.method.splits import Split
-from cotrain_dist.models import load_saved
+from cotrain_dist.models import build_model, load_saved
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.run_directory import RunDirectory
@@ -27,8 +27,7 @@ def features_at_start(
 
     Collective over all ranks. After a kill they are found where they lie.
     """
-    structure = ctx.config.structure
-    if structure.kind == "off" or structure.features == "current":
+    if ctx.config.structure.kind == "off" or ctx.config.structure_features == "current":
         return ()
     with ctx.runtime.clock.measure("features"):
         return both_features(students, images, ctx)
@@ -58,7 +57,7 @@ def exchange_of_round(
     if config.pool.keep == "votes":
         votes = vote_on_pool(students, images, ctx)  # both models', each rank its part of U
         return votes, exchange_selected(votes, images.table.sample_ids(Split.U), ctx)
-    if config.structure.kind == "off" or config.structure.features == "start":
+    if config.structure.kind == "off" or config.structure_features == "start":
         return exchange_probabilities(students, start_features, images, ctx)
     return _exchange_by_current_features(students, images, ctx)
 
@@ -77,12 +76,19 @@ def _exchange_by_current_features(
 
 
 @torch.no_grad()
-def restart(student: Student, store: RunDirectory) -> None:
-    """The student as it was at the end of Step 1, with a new optimizer. No communication."""
+def restart(student: Student, class_names: Sequence[str], store: RunDirectory) -> None:
+    """Where `cotrain.restart` says so: earlier weights, a new optimizer. No communication."""
     if student.frozen is not None:
         return  # a last layer is fitted anew in each epoch
-    # Every rank of the role reads what its lead has written before the roles met.
-    saved = load_saved(store.models / f"{STEP_ONE}{student.role.value}").state_dict()
+    match student.config.cotrain.restart:
+        case "never":
+            return
+        case "start":
+            saved = build_model(student.config, student.role, class_names)
+        case "step_one":
+            # Every rank of the role reads what its lead has written before the roles met.
+            saved = load_saved(store.models / f"{STEP_ONE}{student.role.value}")
+    tensors = saved.state_dict()
     for name, values in student.whole.state_dict().items():
-        values.copy_(saved[name])  # in place, since DDP and a compiled step hold these very tensors
+        values.copy_(tensors[name])  # in place: DDP and a compiled step hold these very tensors
     start_step_two(student)

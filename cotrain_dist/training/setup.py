@@ -160,7 +160,7 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
 
 def check_temperature(config: Config, *, has_validation: bool) -> None:
     """Raise UserError where a whole model would have to be calibrated on what it has learned."""
-    if config.selection.temperature == "off" or has_validation:
+    if config.selection.temperature != "fitted" or has_validation:
         return
     whole = [name for name in ("a", "b") if getattr(config, f"model_{name}").train == "all"]
     if whole and config.pretrain.labels == "shared":

@@ -26,6 +26,8 @@ def fit_temperature_of(student: Student, images: Images, ctx: RunContext) -> flo
         learned = images.table.labeled(student.role, student.config.pretrain.labels)
         return _of_head(student, student.frozen, learned)
     ids, targets = _unseen(student, images)
+    if not len(ids):  # `auto` without a V
+        return 1.0
     with ctx.runtime.clock.measure("evaluate"):
         own = pass_over(student, ids, Tensor.cpu, "calibrate", images, ctx)
     return fit_temperature(torch.cat(all_gather_rows(own, student.group)), targets)

@@ -120,7 +120,7 @@ RULES = [
     ("--structure.num_steps 0", "structure.num_steps", ": 0: must be at least 1"),
     ("--cotrain.epochs_per_round 0", "cotrain.epochs_per_round", ": 0: must be at least 1"),
     (
-        "--cotrain.epochs_per_round 2 --cotrain.restart round --cotrain.warmup_epochs 2",
+        "--cotrain.epochs_per_round 2 --cotrain.restart start --cotrain.warmup_epochs 2",
         "cotrain.warmup_epochs",
         ": 2: must be at least 0 and below cotrain.epochs_per_round, 2",
     ),

@@ -74,7 +74,7 @@ def test_arms_begin_pre_trained_or_anew() -> None:
     for arm in ARMS:
         config = arm_config(arm, BASE, 0, Path("s"), 2)
         begun = [config.model_a.init_from, config.model_b.init_from]
-        is_anew = arm.name in ("vote", "vote-steps", "ceiling", "ceiling-equal")
+        is_anew = arm.begins != "pretrained"
         assert begun == ([None, None] if is_anew else ["s/start/models/a", "s/start/models/b"])
         assert config.pretrain.num_epochs == (8 if is_anew else 0)
 

@@ -87,7 +87,7 @@ def test_heads_are_the_same_in_every_world(
 
 def _by_rounds(config: Config) -> Config:
     """Two rounds of two epochs, each from the end of Step 1; a third that is cut short."""
-    cotrain = replace(config.cotrain, num_epochs=5, epochs_per_round=2, restart="round")
+    cotrain = replace(config.cotrain, num_epochs=5, epochs_per_round=2, restart="step_one")
     return replace(config, cotrain=cotrain)
 
 
