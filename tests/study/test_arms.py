@@ -134,7 +134,7 @@ def test_the_docs_name_every_arm() -> None:
     named = {
         word
         for word in re.findall("`([a-z][a-z-]*)`", text)
-        if "-" in word or word in {"ceiling", "vote", "paper"}
+        if "-" in word or word in {"ceiling", "vote", "paper", "synergy"}
     }
     assert {arm.name for arm in ARMS} | set(ALIASES) == named
 
