@@ -15,6 +15,7 @@ import timm.data
 import timm.models
 import timm.optim
 import timm.scheduler
+import timm.utils
 import torch
 from huggingface_hub import get_session, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from torch import Tensor, nn
@@ -235,6 +236,20 @@ def preprocessing_of(
         tuple(data_config["mean"]),
         tuple(data_config["std"]),
     )
+
+
+def num_classes_of(model: nn.Module) -> int:
+    """How many logits a model gives for an image."""
+    return int(cast(Any, model).num_classes)
+
+
+def build_average(model: nn.Module, decay: float) -> timm.utils.ModelEmaV3:
+    """A copy of a model that `update(model, step)` moves towards it: parameters and buffers.
+
+    With timm's warm-up; steps count from 1.
+    """
+    average = timm.utils.ModelEmaV3(model, decay=decay, use_warmup=True)
+    return average.requires_grad_(False)
 
 
 def head_of(model: nn.Module, key: str) -> nn.Linear:

@@ -93,7 +93,8 @@ class TrainingSet:
     sample_ids: [N] int64. targets: [N] int64. is_pseudo: [N] bool, whether a model gave the target.
     weights: [N] float32, the factor on each image's loss; None where all count as one, so that the
     loss is summed in the kernel that computes it. soft: [K, C] float16, target distributions of the
-    K pseudo-labeled rows, which are the last K rows; None where targets are hard labels.
+    K pseudo-labeled rows, which are the last K rows; None where targets are hard labels. is_strong:
+    [N] bool, whether an image is seen in its strong view; None where all are seen in the usual one.
     """
 
     sample_ids: Tensor
@@ -102,6 +103,7 @@ class TrainingSet:
     is_pseudo: Tensor
     weights: Tensor | None = None
     soft: Tensor | None = None
+    is_strong: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sample_ids)
@@ -122,17 +124,52 @@ class TrainingSet:
 
 
 @dataclass(frozen=True)
+class Unlabeled:
+    """Images that a student learns together with a batch, and that teachers label on the way.
+
+    strong: [m, 3, S, S] float32, what the student sees. weak: for each teacher what it sees,
+    [m, 3, s, s] float32, in its own size and normalization.
+    """
+
+    strong: Tensor
+    weak: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What teachers say of the m unlabeled images of a batch.
+
+    probs: [m, C] float32, targets; one-hot where they are hard. is_used: [m] bool, sure enough to
+    be learned.
+    """
+
+    probs: Tensor
+    is_used: Tensor
+
+
+@dataclass(frozen=True)
 class Batch:
     """The rows of a training set that one forward pass learns, on the model's device.
 
     views: each [n, 3, S, S] float32, normalized; one augmentation of the same n images each.
-    targets, is_pseudo and weights: [n], as in TrainingSet.
+    targets, is_pseudo and weights: [n], as in TrainingSet. probs: [n, C] float32, target
+    distributions; None where targets are hard.
     """
 
     views: tuple[Tensor, ...]
     targets: Tensor
     is_pseudo: Tensor
     weights: Tensor | None = None
+    probs: Tensor | None = None
+    unlabeled: Unlabeled | None = None
+    """Further images, in epochs with consistency."""
+    lesson: Lesson | None = None
+    """About `unlabeled`, once the teachers have seen it."""
+
+    @property
+    def num_images(self) -> int:
+        """With the unlabeled ones."""
+        return len(self.targets) + (0 if self.unlabeled is None else len(self.unlabeled.strong))
 
 
 @dataclass(frozen=True)

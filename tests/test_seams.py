@@ -75,11 +75,11 @@ EDITS = {
         (None, LOSS),
     ],
     "config/training.py": [('Literal["cross_entropy"]', 'Literal["cross_entropy", "two_views"]')],
-    "training/steps.py": [
+    "training/batches.py": [
         (
-            "views=(student.augmented(batch, sample_ids, *key),)",
+            "views=(student.augmented(batch, sample_ids, *key, is_strong=strong),)",
             "views=(\n"
-            "                student.augmented(batch, sample_ids, *key),\n"
+            "                student.augmented(batch, sample_ids, *key, is_strong=strong),\n"
             '                student.augmented(batch, sample_ids, "second", *key),\n'
             "            )",
         ),

@@ -2,7 +2,7 @@
 
 import torch
 
-from cotrain_dist.types import TrainingSet
+from cotrain_dist.types import Batch, TrainingSet, Unlabeled
 
 
 def learned(soft: torch.Tensor | None) -> TrainingSet:
@@ -41,3 +41,10 @@ def test_what_float16_has_rounded_away_is_given_back() -> None:
     assert float(thirds[0].double().sum()) != 1.0
     probs = learned(thirds).probs_of(torch.tensor([2, 3]), 3)
     assert torch.allclose(probs, torch.full((2, 3), 1 / 3), rtol=1e-6)
+
+
+def test_a_batch_counts_its_unlabeled_images() -> None:
+    batch = Batch((), torch.zeros(3, dtype=torch.int64), torch.zeros(3, dtype=torch.bool))
+    assert batch.num_images == 3
+    unlabeled = Unlabeled(torch.zeros(5, 3, 4, 4), ())
+    assert Batch((), batch.targets, batch.is_pseudo, unlabeled=unlabeled).num_images == 8

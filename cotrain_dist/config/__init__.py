@@ -3,6 +3,7 @@
 Importing this package imports no torch, so that a mistyped key costs no seconds.
 """
 
+from cotrain_dist.config.consistency import ConsistencyConfig
 from cotrain_dist.config.data import DataConfig
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
@@ -17,6 +18,7 @@ from cotrain_dist.config.tree import Config, RoleConfig, resolve_role
 
 __all__ = [
     "Config",
+    "ConsistencyConfig",
     "CotrainConfig",
     "DataConfig",
     "DistributedConfig",

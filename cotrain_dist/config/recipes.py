@@ -18,6 +18,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "selection.rule": "mean_soft",
         "selection.targets": "soft",
         "selection.temperature": "auto",
+        "train.pseudo_view": "auto",
         "cotrain.epochs_per_round": None,
         "cotrain.restart": "step_one",
         "cotrain.keep_step_one": True,

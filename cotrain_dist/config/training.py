@@ -43,8 +43,22 @@ class TrainConfig:
     class_balanced: bool = False
     """Draw the labeled images of an epoch so that each class that has some comes equally often.
     Heads: each class weighs the same."""
+    pseudo_view: Literal["same", "strong", "in_turn", "auto"] = "same"
+    """How images of R are augmented: as all images of the model; `strong`; or `in_turn`, crop_flip
+    in odd epochs of Step 2 and strong in even ones. `auto`: in_turn where images are augmented."""
+    mixup: float = 0.0
+    """Alpha of mixup: each image becomes a weighted mean of two. 0 is off, 0.2 is usual. Exactness:
+    pairs are images of one rank, so another number of ranks is another training."""
+    cutmix: float = 0.0
+    """Alpha of CutMix: a box of each image comes from another one. 0 is off, 1 is usual; with mixup
+    as well, each step takes one of the two by chance. Exactness: as mixup."""
+    ema_decay: float = 0.0
+    """Most that a step keeps of the moving average (EMA) of weights and buffers, which then labels,
+    is measured and is exported in place of the model; after n steps it is at most 1 - n^(-2/3).
+    0 is off, 0.999 is usual."""
 
     def __post_init__(self) -> None:
+        self._check_views()
         if self.batch_size < 2:
             raise UserError(
                 "train.batch_size",
@@ -105,6 +119,23 @@ class TrainConfig:
                 least,
                 f"leaves no image of R in a step of {self.batch_size} (train.batch_size)",
                 "lower it, or take larger batches",
+            )
+
+    def _check_views(self) -> None:
+        for name, usual in (("mixup", 0.2), ("cutmix", 1.0)):
+            if getattr(self, name) < 0.0:
+                raise UserError(
+                    f"train.{name}",
+                    getattr(self, name),
+                    "must not be negative",
+                    f"0 switches it off, {usual:g} is usual",
+                )
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise UserError(
+                "train.ema_decay",
+                self.ema_decay,
+                "must be at least 0 and below 1",
+                "0 switches it off, 0.999 is usual",
             )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from cotrain_dist.config.consistency import ConsistencyConfig
 from cotrain_dist.config.data import DataConfig, augmentation_of
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
@@ -48,6 +49,8 @@ class Config:
     """R_A and R_B."""
     structure: StructureConfig = field(default_factory=StructureConfig)
     """What the images of U say about each other."""
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    """Unlabeled images within the steps of Step 2."""
     # `alternate` is the paper's Condition 2. Its Condition 1 can be read in three ways: `peer`,
     # `own`, or `none` with shared labels.
     exchange: Literal["alternate", "peer", "own", "none"] = "alternate"
@@ -95,6 +98,9 @@ class Config:
                 "give one of them an epoch or more",
             )
         self._check_probabilities()
+        self._check_steps_of_heads()
+        self._check_views()
+        self._check_consistency()
 
     @property
     def structure_features(self) -> Literal["start", "current"]:
@@ -122,6 +128,68 @@ class Config:
                     "give pool.keep probabilities as well",
                 )
 
+    def _check_steps_of_heads(self) -> None:
+        """What needs steps and images, where models fit their last layer to features."""
+        heads = [name for name in ("a", "b") if getattr(self, f"model_{name}").train == "head"]
+        if heads and self.consistency.is_on:
+            raise UserError(
+                "consistency.teacher",
+                self.consistency.teacher,
+                f"model_{heads[0]}.train is head, and a fit of features has no views of images",
+                "train all of both models, or leave it off",
+            )
+        if len(heads) < 2:
+            return
+        for name in ("pseudo_view", "mixup", "cutmix", "ema_decay"):
+            if getattr(self.train, name) not in (getattr(TrainConfig(), name), "auto"):
+                raise UserError(
+                    f"train.{name}",
+                    getattr(self.train, name),
+                    "does nothing where both models have train: head, which take no steps",
+                    "leave it out, or train all of a model",
+                )
+
+    def _check_views(self) -> None:
+        """Weak and strong views are augmentations: without any there are none."""
+        asked = "train.pseudo_view" if self.train.pseudo_view in ("strong", "in_turn") else ""
+        asked = "consistency.teacher" if self.consistency.is_on else asked
+        for name in ("a", "b"):
+            own: ModelConfig = getattr(self, f"model_{name}")
+            given = own.augment or self.data.augment
+            is_off = augmentation_of(given, self.data.source) == "off"
+            if asked and is_off and own.train == "all":
+                raise UserError(
+                    f"model_{name}.augment" if own.augment else "data.augment",
+                    given if given == "off" else f"{given} (off for {self.data.source})",
+                    f"{asked} needs weak and strong views",
+                    "give crop_flip or strong",
+                )
+
+    def _check_consistency(self) -> None:
+        if self.consistency.teacher == "ema" and not self.train.ema_decay:
+            raise UserError(
+                "consistency.teacher",
+                "ema",
+                "train.ema_decay is 0, so there is none",
+                "give train.ema_decay, such as 0.999, or --consistency.teacher own",
+            )
+        for name in ("least_labeled_fraction", "class_balanced"):
+            if self.consistency.is_on and getattr(self.train, name):
+                raise UserError(
+                    f"train.{name}",
+                    getattr(self.train, name),
+                    "consistency.ratio decides which images a step of Step 2 holds",
+                    "leave it out, or consistency.teacher off",
+                )
+        if self.consistency.fairness and self.train.accumulation_steps > 1:
+            raise UserError(
+                "consistency.fairness",
+                self.consistency.fairness,
+                "is a loss of all images of a step at once, and train.accumulation_steps is "
+                f"{self.train.accumulation_steps}",
+                "give train.accumulation_steps 1, or fairness 0",
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoleConfig:
@@ -138,6 +206,7 @@ class RoleConfig:
     """With this model's rates."""
     cotrain: CotrainConfig
     """With this model's rates."""
+    consistency: ConsistencyConfig
     image_size: int
     center_crop_fraction: float
     crop_min_area: float
@@ -167,16 +236,24 @@ def resolve_role(config: Config, name: str) -> RoleConfig:
                 f"model_{name}.pretrained names a {start.architecture}",
                 "leave one of the two out",
             )
+    augmentation = augmentation_of(own.augment or config.data.augment, config.data.source)
+    view = config.train.pseudo_view
+    if view == "auto":
+        view = "same" if augmentation == "off" else "in_turn"
     # No `or` here: 0 is a weight decay too. The values below that use `or` cannot be 0.
     decay = config.train.weight_decay if own.weight_decay is None else own.weight_decay
     return RoleConfig(
         model=own,
         name=own.name or (start.architecture if start else _default_name(own, name)),
         train=replace(
-            config.train, optimizer=own.optimizer or config.train.optimizer, weight_decay=decay
+            config.train,
+            optimizer=own.optimizer or config.train.optimizer,
+            weight_decay=decay,
+            pseudo_view=view,
         ),
         pretrain=scale_rates(config.pretrain, own.learning_rate_scale),
         cotrain=scale_rates(config.cotrain, own.learning_rate_scale),
+        consistency=config.consistency,
         image_size=(
             own.image_size
             or config.data.image_size
@@ -185,7 +262,7 @@ def resolve_role(config: Config, name: str) -> RoleConfig:
         ),
         center_crop_fraction=config.data.center_crop_fraction,
         crop_min_area=own.crop_min_area or config.data.crop_min_area,
-        augmentation=augmentation_of(own.augment or config.data.augment, config.data.source),
+        augmentation=augmentation,
         compile=config.compile,
         seed=config.seed,
     )

@@ -1,8 +1,9 @@
 """Augmentation: keyed parameters for each image, applied to a whole batch on its device.
 
-Two steps. `draw_weak` and `draw_strong` turn a key and sample_ids into parameters; each image's are
-a function of the key and of its own sample_id. `augment` applies them elementwise: an image becomes
-the same bits whatever its batch, its place there, its neighbors and the number of ranks.
+Two steps. `draw_weak`, `draw_strong` and `draw_chosen` turn a key and sample_ids into parameters;
+each image's are a function of the key and of its own sample_id. `augment` applies them elementwise:
+an image becomes the same bits whatever its batch, its place there, its neighbors and the number of
+ranks.
 """
 
 from dataclasses import dataclass
@@ -101,6 +102,27 @@ def draw_strong(sample_ids: Tensor, aspects: Floats, least_area: float, *key: in
     middle = 2.0 * numbers[:, -2:] - 1.0
     erased = np.concatenate([middle - side[:, None], middle + side[:, None]], axis=1)
     return Drawn(*(torch.from_numpy(x.astype(np.float32)) for x in (affine, color, erased)))
+
+
+def draw_chosen(
+    is_strong: Tensor, sample_ids: Tensor, aspects: Floats, least_area: float, *key: int | str
+) -> Drawn:
+    """The strong parameters for some images, the weak ones for the others. is_strong: [n] bool.
+
+    Both are drawn for all: what an image gets depends on no choice for its neighbors.
+    """
+    weak = draw_weak(sample_ids, aspects, least_area, *key)
+    strong = draw_strong(sample_ids, aspects, least_area, *key)
+    assert strong.color is not None
+    assert strong.erased is not None
+    is_strong = is_strong[:, None]
+    return Drawn(
+        torch.where(is_strong, strong.affine, weak.affine),
+        # A matrix that changes no color and a box without a pixel, and not None, which is for all
+        # images of a batch: pixels that miss 0 or 1 by a last bit are then clamped in each of them.
+        torch.where(is_strong[:, :, None], strong.color, torch.eye(3, 4)),
+        torch.where(is_strong, strong.erased, torch.zeros(4)),
+    )
 
 
 def _changes(kinds: NDArray[np.int64], sizes: Floats) -> tuple[Floats, Floats]:

@@ -1,6 +1,6 @@
 """Where votes meet; whose R each role learns (paper, section 3 step 2 and section 4.2)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,6 +70,44 @@ def _weights_of(labeled: TrainingSet, taught: PseudoLabeled, pseudo_weight: floa
     own = torch.ones(len(labeled)) if labeled.weights is None else labeled.weights
     weights = torch.ones(len(taught.labels)) if taught.weights is None else taught.weights
     return torch.cat([own, weights * pseudo_weight])
+
+
+def choose_views(learned: TrainingSet, pseudo_view: str, usual: str, epoch: int) -> TrainingSet:
+    """The training set with the views of its pseudo-labeled rows as `train.pseudo_view` says.
+
+    usual: the augmentation of all others, `crop_flip` or `strong`. epoch: counted from 1.
+    """
+    match pseudo_view:
+        case "same":
+            return learned
+        case "strong":
+            is_pseudo_strong = True
+        case "in_turn":
+            is_pseudo_strong = epoch % 2 == 0
+        case _:
+            raise AssertionError(f"train.pseudo_view {pseudo_view} is no value of the config")
+    others = torch.full((len(learned),), usual == "strong")
+    return replace(learned, is_strong=torch.where(learned.is_pseudo, is_pseudo_strong, others))
+
+
+def with_unlabeled(learned: TrainingSet, pool_ids: Tensor) -> TrainingSet:
+    """The training set with all of U, for consistency: rows of target -1, which is no index.
+
+    pool_ids: [N] int64. They come first, since soft targets are those of the last rows.
+    """
+    num_pool = len(pool_ids)
+
+    def before(values: Tensor | None, fill: float) -> Tensor | None:
+        return None if values is None else torch.cat([values.new_full((num_pool,), fill), values])
+
+    return replace(
+        learned,
+        sample_ids=torch.cat([pool_ids, learned.sample_ids]),
+        targets=torch.cat([torch.full((num_pool,), -1), learned.targets]),
+        is_pseudo=torch.cat([torch.ones(num_pool, dtype=torch.bool), learned.is_pseudo]),
+        weights=before(learned.weights, 1.0),
+        is_strong=before(learned.is_strong, True),
+    )
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ def batch_loss(
 
 
 def cross_entropy(logits: Tensor, batch: Batch, *, label_smoothing: float) -> Tensor:
-    """Cross entropy with the targets, smoothed by `label_smoothing` (0..1), times the weights."""
+    """Cross entropy with the targets, smoothed by `label_smoothing` (0..1), times the weights.
+
+    Targets are `batch.probs` where these are given, else the hard ones.
+    """
+    targets = batch.targets if batch.probs is None else batch.probs
     # Not weights of one: the kernel adds up by itself, and another way to add would round
     # otherwise.
     if batch.weights is None:
-        return F.cross_entropy(
-            logits, batch.targets, label_smoothing=label_smoothing, reduction="sum"
-        )
-    per_image = F.cross_entropy(
-        logits, batch.targets, label_smoothing=label_smoothing, reduction="none"
-    )
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="sum")
+    per_image = F.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction="none")
     return (per_image * batch.weights).sum()

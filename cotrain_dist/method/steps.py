@@ -90,3 +90,64 @@ def plan_epoch(
     """
     order = order_samples(num_samples, "order", *key)
     return EpochPlan(split_into_steps(order, batch_size), num_shards, num_micro)
+
+
+def consistency_shares(batch_size: int, ratio: int) -> tuple[int, int]:
+    """How many labeled and unlabeled images each step holds: 1 to `ratio`, as near as it gets.
+
+    At least one labeled image, and at most half of them.
+
+    >>> consistency_shares(64, 7), consistency_shares(15, 7), consistency_shares(3, 1)
+    ((8, 56), (2, 13), (1, 2))
+    """
+    num_labeled = max(1, (2 * batch_size + ratio) // (2 * (1 + ratio)))
+    return num_labeled, batch_size - num_labeled
+
+
+def num_consistency_steps(num_labeled: int, num_unlabeled: int, batch_size: int, ratio: int) -> int:
+    """Steps of an epoch of `plan_consistency`."""
+    own, others = consistency_shares(batch_size, ratio)
+    return max(num_steps_of(num_labeled, own), num_steps_of(num_unlabeled, others))
+
+
+def plan_consistency(
+    is_labeled: Tensor,
+    *,
+    batch_size: int,
+    ratio: int,
+    num_shards: int,
+    num_micro: int,
+    key: tuple[int | str, ...],
+) -> EpochPlan:
+    """The plan of an epoch whose steps hold labeled and unlabeled rows, in shares that stay.
+
+    is_labeled: [N] bool, both kinds are there. The epoch is one pass over the unlabeled rows, or
+    over the labeled ones where that takes more steps: every row comes once at least, nothing is
+    dropped. What is missing to the last step, and to all steps of the shorter kind, are further
+    passes, each in a keyed order of its own. So all steps are of `batch_size`, whatever R holds.
+    """
+    kinds = (is_labeled.nonzero().flatten(), (~is_labeled).nonzero().flatten())
+    shares = consistency_shares(batch_size, ratio)
+    num_steps = num_consistency_steps(len(kinds[0]), len(kinds[1]), batch_size, ratio)
+    labeled, unlabeled = (
+        kind[_order_in_passes(len(kind), num_steps * share, name, *key)].split(share)
+        for kind, share, name in zip(kinds, shares, ("labeled", "unlabeled"), strict=True)
+    )
+    # Evenly through the step: each shard and micro-batch gets its share of both kinds, and every
+    # part of two rows an unlabeled one.
+    places = (2 * torch.arange(shares[0]) + 1) * batch_size // (2 * shares[0])
+    is_place = torch.zeros(batch_size, dtype=torch.bool)
+    is_place[places] = True
+    steps = []
+    for own, others in zip(labeled, unlabeled, strict=True):
+        rows = torch.empty(batch_size, dtype=torch.int64)
+        rows[is_place], rows[~is_place] = own, others
+        steps.append(rows)
+    return EpochPlan(tuple(steps), num_shards, num_micro, repeats=True)
+
+
+def _order_in_passes(num_rows: int, num_wanted: int, *key: int | str) -> Tensor:
+    """[num_wanted] int64: keyed passes over the rows, one after the other."""
+    num_passes = -(-num_wanted // num_rows)
+    order = [order_samples(num_rows, "pass", number, *key) for number in range(num_passes)]
+    return torch.cat(order)[:num_wanted]

@@ -2,6 +2,13 @@
 
 from torch import Tensor
 
+LEAST_PROB = 1e-12
+
+
+def log_probs(probs: Tensor) -> Tensor:
+    """Logarithms of probabilities, [n, C]; finite also where a class has none."""
+    return probs.clamp_min(LEAST_PROB).log()
+
 
 def sharpen(probs: Tensor, power: float) -> Tensor:
     """Probabilities [n, C] raised to a power and scaled back to a sum of 1.
@@ -11,4 +18,4 @@ def sharpen(probs: Tensor, power: float) -> Tensor:
     if power == 1.0:
         return probs
     # In logarithms: a power of a small probability would underflow.
-    return (probs.log() * power).softmax(dim=1)
+    return (log_probs(probs) * power).softmax(dim=1)

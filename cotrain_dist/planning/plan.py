@@ -18,7 +18,13 @@ from cotrain_dist.data.stream import pixels_of
 from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, place
 from cotrain_dist.method.shares import cut_epoch
 from cotrain_dist.method.splits import Split
-from cotrain_dist.method.steps import EpochPlan, num_steps_of, spread
+from cotrain_dist.method.steps import (
+    EpochPlan,
+    consistency_shares,
+    num_consistency_steps,
+    num_steps_of,
+    spread,
+)
 from cotrain_dist.models import build_model
 from cotrain_dist.planning.tables import Plan, RankPlan, RolePlan
 from cotrain_dist.runtime.accelerator import start_alone
@@ -88,6 +94,8 @@ def make_plan(
     vote_bytes = 4 * len(ROLES) * len(table.sample_ids(Split.U))
     measure_bytes = FLOAT_BYTES * len(ROLES) * num_measured * len(table.class_names)
     gathered = measure_bytes + (vote_bytes if config.exchange != "none" else 0)
+    if config.consistency.needs_peer:
+        gathered += FLOAT_BYTES * sum(own.num_parameters for own in roles.values())
     ranks = [plan_rank(row, placement, roles, config, table, process_bytes) for row in rows]
     return Plan(
         roles=roles,
@@ -189,6 +197,8 @@ def plan_rank(
     memory = process_bytes + batch * max(roles[role].image_bytes for role in held)
     for role in held:
         memory += roles[role].state_bytes
+        if config.consistency.needs_peer:
+            memory += FLOAT_BYTES * roles[role.peer].num_parameters
         memory += FLOAT_BYTES * roles[role].num_parameters if num_ranks > 1 else 0  # DDP's buckets
     return RankPlan(
         row=row,
@@ -223,20 +233,33 @@ def plan_role(role: Role, images: Images, ctx: RunContext, *, measure: bool) -> 
         train_seconds = _seconds_per_trained_image(student, images, ctx)
         label_seconds = _seconds_per_labeled_image(student, images, ctx)
     state_bytes, image_bytes = _probe_memory(student, images, ctx)
-    size = own.train.batch_size
-    longest = cut_epoch(num_labeled, num_pool, size, own.train.least_labeled_fraction)
     return RolePlan(
         role=role,
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_labeled=num_labeled,
-        steps_pretrain=num_steps_of(num_own, size),
-        steps_cotrain=(num_steps_of(num_labeled, size), longest.num_steps),
+        steps_pretrain=num_steps_of(num_own, own.train.batch_size),
+        steps_cotrain=(
+            _steps_of_step_two(num_labeled, 0, table, config),
+            _steps_of_step_two(num_labeled, num_pool, table, config),
+        ),
         state_bytes=state_bytes,
         image_bytes=image_bytes,
         has_batch_norm=has_batch_norm(model),
         train_seconds=train_seconds,
         label_seconds=label_seconds,
     )
+
+
+def _steps_of_step_two(
+    num_labeled: int, num_selected: int, table: SplitTable, config: Config
+) -> int:
+    """Steps of an epoch of Step 2 over L and an R of so many images."""
+    train, ratio = config.train, config.consistency.ratio
+    if not config.consistency.is_on:
+        size, least = train.batch_size, train.least_labeled_fraction
+        return cut_epoch(num_labeled, num_selected, size, least).num_steps
+    num_pool = len(table.sample_ids(Split.U))
+    return num_consistency_steps(num_labeled + num_selected, num_pool, train.batch_size, ratio)
 
 
 def _plan_head(student: Student, num_labeled: int) -> RolePlan:
@@ -298,6 +321,8 @@ def _probe_memory(student: Student, images: Images, ctx: RunContext) -> tuple[in
     parameter_bytes = _num_bytes(model.parameters())
     # A gradient is as large as its parameter; the step has thrown it away already.
     state_bytes = 2 * parameter_bytes + _num_bytes(model.buffers()) + _num_bytes(states)
+    if student.ema is not None:
+        state_bytes += parameter_bytes + _num_bytes(model.buffers())
     num_images = min(NUM_PROBE_IMAGES, len(images.table.labeled(student.role, "own")))
     return state_bytes, sum(kept.values()) // num_images
 
@@ -345,7 +370,14 @@ def seconds_per_epoch(
     for role, own in roles.items():
         if own.train_seconds is None or own.label_seconds is None:
             continue  # heads: an epoch is a matter of seconds
-        seconds = own.num_labeled * own.train_seconds + num_pool * own.label_seconds
+        num_learned, num_asked = own.num_labeled, num_pool
+        if config.consistency.is_on:
+            size, num_steps = config.train.batch_size, own.steps_cotrain[0]
+            _, num_unlabeled = consistency_shares(size, config.consistency.ratio)
+            num_teachers = 2 if config.consistency.teacher == "both" else 1
+            num_learned = num_steps * size
+            num_asked += num_steps * num_unlabeled * num_teachers
+        seconds = num_learned * own.train_seconds + num_asked * own.label_seconds
         by_role.append(seconds / len(placement.ranks_of(role)))
     # One process trains both models in turn; on ranks of their own they train at one time.
     return sum(by_role) if placement.ranks_a == placement.ranks_b else max(by_role, default=0.0)

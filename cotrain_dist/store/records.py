@@ -29,6 +29,15 @@ class Fit:
     num_samples: int
     num_skipped_steps: int = 0
     """fp16: steps that were not taken, since a gradient was too large for the format."""
+    used_fraction: float | None = None
+    """With consistency: of its unlabeled images, those that a teacher was sure enough of."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of a line; without consistency it has no `used_fraction`."""
+        values = asdict(self)
+        if self.used_fraction is None:
+            del values["used_fraction"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +64,7 @@ class PretrainRecord:
             "phase": "pretrain",
             "role": self.role,
             "epoch": self.epoch,
-            **asdict(self.fit),
+            **self.fit.to_json(),
             "train_accuracy": self.train_accuracy,
             "test": None if self.test is None else asdict(self.test),
             **validation,
@@ -160,7 +169,7 @@ class CotrainRecord:
         for model, role in self.roles.items():
             line |= {key.format(model): getattr(role, name) for name, key in _KEYS_OF_ROLE.items()}
         for model, role in self.roles.items():
-            line |= {} if role.fit is None else {f"fit_{model}": asdict(role.fit)}
+            line |= {} if role.fit is None else {f"fit_{model}": role.fit.to_json()}
             if role.own_accuracy is not None:
                 line[_OWN_ACCURACY.format(model)] = role.own_accuracy
         line["test"] = None if self.test is None else _figures_to_json(self.test)

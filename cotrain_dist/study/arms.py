@@ -34,6 +34,8 @@ class Arm:
     length: Literal["epochs", "images", "trained"] = "epochs"
     """As many epochs as other arms; fewer, for about the images that `vote` sees; or until V has
     stopped rising, where there is a V."""
+    needs_views: bool = False
+    """Left out where models fit their last layer alone, or where images are not augmented."""
     former: str = ""
     """Its name, and that of its folder, in studies of format 1."""
 
@@ -55,6 +57,9 @@ counts, fine-tuned or as heads, as the settings say."""
 
 PAPER = "paper"
 """Condition 2 as section 3 of the paper has it: its own R in even epochs, labels own."""
+
+FIXMATCH, FREEMATCH = "fixmatch", "freematch"
+"""One model teaches itself within a step."""
 
 V_PET, SYNERGY = "v-pet", "synergy"
 """What both make of U together: as published, and as `recipe: synergy` has it."""
@@ -164,6 +169,27 @@ ARMS = (
         steps_of="alternate-shared",
     ),
     Arm(
+        name=FIXMATCH,
+        title="each model alone: its sure labels of weak views, learned from strong ones",
+        stands_for="FixMatch (arXiv 2001.07685)",
+        settings={**_ALL_LABELS, "consistency.teacher": "own"},
+        begins="shared",
+        needs_views=True,
+    ),
+    Arm(
+        name=FREEMATCH,
+        title="the same with thresholds that follow the model",
+        stands_for="FreeMatch (arXiv 2205.07246)",
+        settings={
+            **_ALL_LABELS,
+            "consistency.teacher": "own",
+            "consistency.policy": "free",
+            "consistency.fairness": 0.01,
+        },
+        begins="shared",
+        needs_views=True,
+    ),
+    Arm(
         name=V_PET,
         title="both on the vote's mean probabilities of all of U, from their first weights",
         stands_for="V-PET (arXiv 2503.09707)",
@@ -176,6 +202,7 @@ ARMS = (
             "selection.targets": "soft",
             "cotrain.epochs_per_round": None,
             "cotrain.restart": "start",
+            "train.pseudo_view": "auto",
         },
         begins="shared",
     ),

@@ -38,6 +38,7 @@ from cotrain_dist.study.settings import (
     SPLITS_OF_CEILING,
     arm_config,
     ceiling_config,
+    has_views,
     start_config,
     with_num_epochs,
 )
@@ -59,6 +60,10 @@ def reproduce(
         on_lead(partial(_check_before_start, of_seed / START, base), rt)
         run_part(start_config(base, seed, of_seed), rt, quiet=quiet)
         for arm in in_order(list(arms)):
+            if arm.needs_views and not has_views(base):
+                if rt.is_lead and not quiet:
+                    build_console().print(f"{arm.name}: images have no views here, left out")
+                continue
             if arm.begins == "all" and not on_lead(partial(_knows_labels_of_pool, of_seed), rt):
                 if rt.is_lead and not quiet:
                     build_console().print(f"{arm.name}: U has no true labels, left out")

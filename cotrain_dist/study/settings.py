@@ -7,6 +7,7 @@ from pathlib import Path
 from cotrain_dist.config import Config, ModelConfig, resolve_role
 from cotrain_dist.config.text import with_settings
 from cotrain_dist.study.arms import ARMS, START, Arm
+from cotrain_dist.types import ROLES
 
 CHOSEN_SPLITS = "chosen.parquet"
 """In the folder of a seed: splits whose labels were chosen (`study/labels_by.py`), not drawn."""
@@ -21,6 +22,12 @@ DECIDED_BY_PART = {"seed", "output_dir", "pretrain.labels"}.union(
 )
 """Keys that every part is given by its arm or its seed, so that the user's value decides nothing.
 What only some arms decide is the user's in the others."""
+
+
+def has_views(base: Config) -> bool:
+    """Whether both models are trained on augmented images: the arms of `needs_views`."""
+    roles = [resolve_role(base, role.value) for role in ROLES]
+    return all(own.model.train == "all" and own.augmentation != "off" for own in roles)
 
 
 def start_config(base: Config, seed: int, folder: Path) -> Config:

@@ -13,6 +13,7 @@ from cotrain_dist.config import CotrainConfig
 from cotrain_dist.config.text import config_digest
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
+from cotrain_dist.method.consistency import FreeState
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.store.checkpoint import (
     MANIFEST,
@@ -174,6 +175,11 @@ def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> s
         tensors["optimizer"], rest = pack_optimizer(student.optimizer)
         state = header | {"optimizer": rest, "scaler": student.scaler.state_dict()}
         state["features"] = _features_of(student)
+        if student.ema is not None:
+            tensors["ema"] = student.ema.tensors()
+            state["num_ema_updates"] = student.ema.num_updates
+        if student.free is not None:
+            tensors["consistency"] = vars(student.free)
     commit(target, tensors, state, student.group)
     return file_digest(target / MANIFEST) if student.is_lead else ""
 
@@ -303,6 +309,11 @@ def _restore_student(
     for name, buffer in student.model.named_buffers():
         buffer.copy_(buffers[name])
     unpack_optimizer(student.optimizer, read_tensors(folder, "optimizer"), state["optimizer"])
+    if student.ema is not None:
+        student.ema.restore(read_tensors(folder, "ema"), state["num_ema_updates"])
+    if student.free is not None:
+        saved = read_tensors(folder, "consistency")
+        student.free = FreeState(**{name: own.to(student.device) for name, own in saved.items()})
     # Empty where the commit was not made in fp16: the scaler then begins with its first factor.
     if state["scaler"]:
         student.scaler.load_state_dict(state["scaler"])

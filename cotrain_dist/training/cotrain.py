@@ -3,7 +3,14 @@
 import time
 from collections.abc import Sequence
 
-from cotrain_dist.method.exchange import taught_to, training_set
+from cotrain_dist.config import Config
+from cotrain_dist.data.splits import SplitTable
+from cotrain_dist.method.exchange import (
+    choose_views,
+    taught_to,
+    training_set,
+    with_unlabeled,
+)
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.weights import ramped_weight
 from cotrain_dist.store.features import FeatureStore
@@ -11,10 +18,11 @@ from cotrain_dist.training.commits import CotrainState
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.epochs import EpochOutcome, close_epoch, require_finite
 from cotrain_dist.training.evaluate import measure_all
+from cotrain_dist.training.peers import meet_peers
 from cotrain_dist.training.rounds import exchange_of_round, restart
 from cotrain_dist.training.steps import train_epoch
 from cotrain_dist.training.student import Student
-from cotrain_dist.types import Exchange
+from cotrain_dist.types import Exchange, TrainingSet
 
 
 def cotrain(
@@ -41,15 +49,11 @@ def cotrain(
             for student in students:
                 restart(student, images.table.class_names, ctx.store)
 
+        meet_peers(students, ctx.runtime)  # where they teach each other within the steps
+
         fits = {}
         for student in students:
-            taught = taught_to(
-                student.role, state.exchanged, start.epoch, config.exchange, config.exchange_parity
-            )
-            labeled = images.table.labeled(student.role, config.labels)
-            train = student.config.train
-            weight = ramped_weight(start.epoch, train.pseudo_weight, train.pseudo_ramp_epochs)
-            learned = training_set(labeled, taught, weight)
+            learned = learned_by(student, state.exchanged, start.epoch, images.table, config)
             fits[student.role] = train_epoch(student, learned, "cotrain", start, images.pixels, ctx)
 
         # The roles have trained for different times; this wait is not to count as measuring.
@@ -64,6 +68,18 @@ def cotrain(
             seconds=time.monotonic() - started,
         )
         close_epoch(students, state, outcome, images, ctx)
+
+
+def learned_by(
+    student: Student, exchanged: Exchange, epoch: int, table: SplitTable, config: Config
+) -> TrainingSet:
+    """What a model learns in an epoch: its labels, the R it is taught and, for its teachers, U."""
+    taught = taught_to(student.role, exchanged, epoch, config.exchange, config.exchange_parity)
+    train, usual = student.config.train, student.config.augmentation
+    weight = ramped_weight(epoch, train.pseudo_weight, train.pseudo_ramp_epochs)
+    learned = training_set(table.labeled(student.role, config.labels), taught, weight)
+    learned = choose_views(learned, train.pseudo_view, usual, epoch)
+    return with_unlabeled(learned, table.sample_ids(Split.U)) if student.teachers else learned
 
 
 def start_state(students: list[Student], images: Images, ctx: RunContext) -> CotrainState:

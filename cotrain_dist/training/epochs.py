@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -122,7 +122,7 @@ def note_selected(ever_selected: Tensor, exchanged: Exchange, pool_ids: Tensor) 
 def require_finite(fits: Mapping[Role, Fit], epoch: int, rt: Runtime) -> dict[Role, Fit]:
     """Collective over all ranks: both roles' fits; raises TrainingError on every rank together."""
     fit_of: dict[str, Any] = {}
-    own = {role.value: asdict(fit) for role, fit in fits.items()}
+    own = {role.value: fit.to_json() for role, fit in fits.items()}
     for part in all_gather_json(own, rt.control):
         fit_of |= part
     for name, fit in sorted(fit_of.items()):

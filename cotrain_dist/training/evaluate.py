@@ -49,7 +49,7 @@ def pass_over(
         len(sample_ids), ctx.config.pool.batch_size, student.group.index, student.group.size
     )
     batches = [sample_ids[start:stop] for start, stop in chunks]
-    student.model.eval()
+    model = student.predictor.eval()
     # The width and dtype, also of a rank without a chunk.
     nothing = reduce(torch.empty(0, len(images.table.class_names)))
     num_images, num_done = sum(len(batch) for batch in batches), 0
@@ -58,7 +58,7 @@ def pass_over(
     kept = nothing.new_empty(num_images, *nothing.shape[1:])
     with ctx.reporter.track(f"{what} {student.role.name}", num_images) as advance:
         for inputs in student.inputs(batches, images.pixels):
-            kept[num_done : num_done + len(inputs)] = reduce(student.model(inputs).float())
+            kept[num_done : num_done + len(inputs)] = reduce(model(inputs).float())
             num_done += len(inputs)
             advance(len(inputs))
     return kept

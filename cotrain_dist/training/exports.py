@@ -119,4 +119,4 @@ def _save(
     notes = {"run_id": store.run_id, "role": student.role.value} | notes
     folder = store.models / name
     folder.parent.mkdir(exist_ok=True)
-    save_model(student.whole, folder, student.preprocessing, class_names, notes)
+    save_model(student.exported, folder, student.preprocessing, class_names, notes)

@@ -14,7 +14,7 @@ from cotrain_dist.config import SelectionConfig
 from cotrain_dist.method.scores import to_probs, vote
 from cotrain_dist.method.selection import select_from_all
 from cotrain_dist.method.splits import Split
-from cotrain_dist.method.targets import sharpen
+from cotrain_dist.method.targets import log_probs, sharpen
 from cotrain_dist.runtime.collectives import require_equal
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.context import Images, RunContext
@@ -79,7 +79,7 @@ def select_with_probs(
 
     The third row of votes that rules of the mean look at is that of `probs`. Pure.
     """
-    third = vote(probs.log())
+    third = vote(log_probs(probs))
     all_votes = Votes(
         torch.cat([votes.labels, third.labels[None]]),
         torch.cat([votes.uncertainty, third.uncertainty[None]]),

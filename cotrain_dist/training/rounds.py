@@ -10,6 +10,7 @@ from cotrain_dist.models import build_model, load_saved
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.training.consistency import begin_consistency
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.features import both_features
 from cotrain_dist.training.pool import PoolVotes, exchange_selected, vote_on_pool
@@ -77,7 +78,10 @@ def _exchange_by_current_features(
 
 @torch.no_grad()
 def restart(student: Student, class_names: Sequence[str], store: RunDirectory) -> None:
-    """Where `cotrain.restart` says so: earlier weights, a new optimizer. No communication."""
+    """Where `cotrain.restart` says so: earlier weights, a new optimizer. No communication.
+
+    With train.ema_decay the weights of Step 1 are those of the EMA there, which begins anew.
+    """
     if student.frozen is not None:
         return  # a last layer is fitted anew in each epoch
     match student.config.cotrain.restart:
@@ -92,3 +96,6 @@ def restart(student: Student, class_names: Sequence[str], store: RunDirectory) -
     for name, values in student.whole.state_dict().items():
         values.copy_(tensors[name])  # in place: DDP and a compiled step hold these very tensors
     start_step_two(student)
+    begin_consistency(student)
+    if student.ema is not None:
+        student.ema.restart(student.model)

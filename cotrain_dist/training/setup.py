@@ -150,11 +150,23 @@ def check_table(table: SplitTable, config: Config, placement: Placement) -> None
             "there is no V that could stop rising",
             "give data.validation_fraction, or null",
         )
+    has_consistency = config.consistency.is_on
+    if has_consistency and not len(table.sample_ids(Split.U)):
+        raise UserError(
+            "consistency.teacher",
+            config.consistency.teacher,
+            "there are no images in U to label",
+            "label fewer images (data.labeled_fraction), or leave it off",
+        )
     for role, split in ((Role.A, Split.L_A), (Role.B, Split.L_B)):
         num_labeled = len(table.sample_ids(split))
         if resolve_role(config, role.value).model.train == "head":
             continue  # a fit of all rows at once has no parts
-        num_pool = len(table.sample_ids(Split.U)) if config.exchange != "none" else 0
+        # With consistency all steps of Step 2 are whole, so those of Step 1 are the smallest.
+        num_pool = len(table.sample_ids(Split.U))
+        num_pool = 0 if has_consistency or config.exchange == "none" else num_pool
+        if has_consistency and not config.pretrain.num_epochs:
+            num_labeled = config.train.batch_size
         check_parts(num_labeled, num_pool, role, len(placement.ranks_of(role)), config.train)
 
 

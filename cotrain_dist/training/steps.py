@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,9 +16,11 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
 from cotrain_dist.method.losses import batch_loss
 from cotrain_dist.method.shares import mix_steps, smallest_step_up_to
-from cotrain_dist.method.steps import EpochPlan, plan_epoch
+from cotrain_dist.method.steps import EpochPlan, plan_consistency, plan_epoch
 from cotrain_dist.runtime.collectives import RankGroup, sum_over
 from cotrain_dist.store.records import Fit
+from cotrain_dist.training.batches import load_batches, mix_batches
+from cotrain_dist.training.consistency import Tally, taught_loss, teach_batches
 from cotrain_dist.training.context import RunContext
 from cotrain_dist.training.heads import fit_student
 from cotrain_dist.training.student import Student, average_buffers
@@ -42,8 +44,8 @@ def train_epoch(
     if student.frozen is not None:
         with ctx.runtime.clock.measure("train"), ctx.runtime.progress.excused():
             return fit_student(student.frozen, student.config, learned)
-    # The number of steps follows from L and R alone, so the two roles may take different ones:
-    # nothing within an epoch waits for the other role.
+    # The number of steps follows from what is learned alone, so the two roles may take different
+    # ones: nothing within an epoch waits for the other role.
     plan = plan_of(student, learned, epoch_key(student, phase, start.epoch))
     return train_steps(student, learned, plan, phase, start, pixels, ctx)
 
@@ -51,6 +53,15 @@ def train_epoch(
 def plan_of(student: Student, learned: TrainingSet, key: tuple[int | str, ...]) -> EpochPlan:
     """Which rows each step of an epoch learns, and which of them each rank."""
     train, num_shards = student.config.train, student.group.size
+    if student.teachers:
+        return plan_consistency(
+            learned.targets >= 0,
+            batch_size=train.batch_size,
+            ratio=student.config.consistency.ratio,
+            num_shards=num_shards,
+            num_micro=train.accumulation_steps,
+            key=key,
+        )
     least = train.least_labeled_fraction if bool(learned.is_pseudo.any()) else 0.0
     if least or train.class_balanced:
         steps = mix_steps(
@@ -90,6 +101,12 @@ def train_steps(
     steps = range(start.step, len(plan.steps))
     num_samples = sum(len(plan.steps[step]) for step in steps)
     batches = load_batches(student, learned, plan, steps, ("augment", *key), pixels)
+    if student.config.train.mixup or student.config.train.cutmix:
+        batches = mix_batches(student, batches, plan.num_micro, steps, ("mix", *key))
+    tally = None
+    if student.teachers:
+        tally = Tally(torch.zeros((), dtype=torch.int64, device=student.device))
+        batches = teach_batches(student, batches, plan, tally)
     student.trained.train()
     losses, rate = Losses.none(student.device), 0.0
     what = f"{phase} {start.epoch}: train {student.role.name}"
@@ -106,6 +123,7 @@ def train_steps(
             advance(step_size)
         average_buffers(student)
         mean_loss = losses.mean_over(student.group)
+        used_fraction = None if tally is None else tally.fraction_over(student.group)
     # The losses were taken before the updates, the last of which may have been the bad one.
     # The largest entry of all, since one by one they would be waited for on a GPU.
     if not get_total_norm(student.model.parameters(), math.inf).isfinite():
@@ -116,6 +134,7 @@ def train_steps(
         num_steps=len(steps),
         num_samples=num_samples,
         num_skipped_steps=losses.num_skipped,
+        used_fraction=used_fraction,
     )
 
 
@@ -147,39 +166,6 @@ class Losses:
         return total / num if num else math.nan
 
 
-def load_batches(
-    student: Student,
-    learned: TrainingSet,
-    plan: EpochPlan,
-    steps: Iterable[int],
-    key: tuple[int | str, ...],
-    pixels: PixelSource,
-) -> Iterator[Batch]:
-    """The micro-batches of this rank in some steps, in order, on its device.
-
-    Everything that a step learns from passes here: a second view of an image is one more call of
-    `augmented`, under another key.
-    """
-    mine = [
-        (rows, (*key, step) if plan.repeats else key)
-        for step in steps
-        for rows in plan.micro_batches(step, student.group.index)
-    ]
-    ids = [learned.sample_ids[rows] for rows, _ in mine]
-    read = pixels.batches(student.train_view, ids)
-    for (rows, key), sample_ids, batch in zip(mine, ids, read, strict=True):
-        yield Batch(
-            views=(student.augmented(batch, sample_ids, *key),),
-            targets=learned.targets[rows].to(student.device, non_blocking=True),
-            is_pseudo=learned.is_pseudo[rows].to(student.device, non_blocking=True),
-            weights=(
-                None
-                if learned.weights is None
-                else learned.weights[rows].to(student.device, non_blocking=True)
-            ),
-        )
-
-
 def train_step(
     student: Student,
     batches: Iterator[Batch],
@@ -199,17 +185,27 @@ def train_step(
         batch = next(batches)
         is_last = micro == num_micro - 1
         with _reduce_if(is_last, student), seeded(*key, micro, device=student.device):
-            logits = [student.trained(view) for view in batch.views]
-            loss = batch_loss(train.loss, logits, batch, label_smoothing=train.label_smoothing)
+            loss = loss_of(student, batch)
             student.scaler.scale(loss / step_size).backward()
         # Summed by image and divided at the end of the epoch: parts of a step differ in size.
         is_scaled = student.scaler.is_enabled()
-        losses += count_loss(loss.detach(), len(batch.targets), tolerant=is_scaled)
+        losses += count_loss(loss.detach(), batch.num_images, tolerant=is_scaled)
     if train.clip_grad_norm is not None:
         # Accelerate's own clipping would unscale the optimizers of both models.
         student.scaler.unscale_(student.optimizer)
         torch.nn.utils.clip_grad_norm_(student.model.parameters(), train.clip_grad_norm)
-    return replace(losses, num_skipped=_take_step(student))
+    num_skipped = _take_step(student)
+    if student.ema is not None and not num_skipped:
+        student.ema.update(student.model)
+    return replace(losses, num_skipped=num_skipped)
+
+
+def loss_of(student: Student, batch: Batch) -> Tensor:
+    """The forward pass and the loss of a batch, as a sum over its images."""
+    if batch.lesson is not None:
+        return taught_loss(student, batch)
+    train, logits = student.config.train, [student.trained(view) for view in batch.views]
+    return batch_loss(train.loss, logits, batch, label_smoothing=train.label_smoothing)
 
 
 def _take_step(student: Student) -> int:
@@ -261,7 +257,7 @@ def check_parts(
         raise UserError(
             "train.batch_size",
             train.batch_size,
-            f"can leave {smallest} image(s) per rank and micro-batch: L_{role.name} has "
+            f"can leave {smallest} image(s) per rank and micro-batch: an epoch of {role.name} has "
             f"{num_labeled} images{with_r}, role {role.name} {num_role_ranks} rank(s), "
             f"train.accumulation_steps is {train.accumulation_steps}, and batch normalization "
             "needs 2",

@@ -10,19 +10,29 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cotrain_dist.config import RoleConfig
-from cotrain_dist.data.augment import augment, draw_strong, draw_weak, normalize
+from cotrain_dist.data.augment import (
+    Drawn,
+    augment,
+    draw_chosen,
+    draw_strong,
+    draw_weak,
+    normalize,
+)
 from cotrain_dist.data.stream import Pixels, PixelSource
 from cotrain_dist.data.views import View, whole_view
+from cotrain_dist.method.consistency import FreeState
 from cotrain_dist.method.heads import Scaling
 from cotrain_dist.models import (
     Preprocessing,
     Schedule,
     build_optimizer,
+    num_classes_of,
     preprocessing_of,
 )
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import RankGroup, max_over, sum_over
 from cotrain_dist.store.features import FeatureStore
+from cotrain_dist.training.ema import Ema
 from cotrain_dist.training.norm import synchronize_norms
 from cotrain_dist.types import Role
 
@@ -38,6 +48,16 @@ class Frozen:
     """For fits; None where the head is only asked."""
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A model that labels what a student learns, as this rank asks it."""
+
+    model: nn.Module
+    view: View
+    """What it reads of images."""
+    preprocessing: Preprocessing
+
+
 @dataclass
 class Classifier:
     """One of the two models, as this rank labels and measures with it."""
@@ -45,9 +65,9 @@ class Classifier:
     role: Role
     config: RoleConfig
     model: nn.Module
-    """The bare model: predicts and is measured; with `frozen` the last layer alone."""
+    """The bare model; with `frozen` the last layer alone."""
     whole: nn.Module
-    """The whole model, of which `model` is all or a part: it is saved."""
+    """The whole model, of which `model` is all or a part."""
     group: RankGroup
     preprocessing: Preprocessing
     eval_view: View
@@ -57,8 +77,18 @@ class Classifier:
     temperature: float = field(default=1.0, kw_only=True)
     """What its logits on U are divided by."""
 
+    @property
+    def predictor(self) -> nn.Module:
+        """What labels, and is measured."""
+        return self.model
+
+    @property
+    def exported(self) -> nn.Module:
+        """The whole model that is saved."""
+        return self.whole
+
     def inputs(self, batches: Sequence[Tensor], pixels: PixelSource) -> Iterator[Tensor]:
-        """What `model` takes of batches of sample_ids, without augmentation, on its device."""
+        """What `predictor` takes of batches of sample_ids, without augmentation, on its device."""
         if self.frozen is not None:
             yield from (self.frozen.features.read(batch) for batch in batches)
             return
@@ -100,20 +130,75 @@ class Student(Classifier):
     schedule: Schedule
     scaler: torch.amp.GradScaler
     """One a student, since each model's losses have a scale of their own; idle without fp16."""
+    device_group: RankGroup
+    """The ranks of `group` over the backend of their device: what they add up within a step."""
+    ema: Ema | None
+    """Where train.ema_decay is set: takes the place of the model outside of training."""
+    peer: Teacher | None = None
+    """A copy of the other model, where it teaches; its weights come before each epoch."""
+    teachers: tuple[Teacher, ...] = ()
+    """In Step 2 with consistency."""
+    free: FreeState | None = None
+    """In Step 2 with consistency.policy free."""
 
-    def augmented(self, pixels: Pixels, sample_ids: Tensor, *key: int | str) -> Tensor:
-        """Images [n, 3, S, S] as training sees them: one random view of each, by the key."""
-        config = self.config
-        match config.augmentation:
+    @property
+    def predictor(self) -> nn.Module:
+        """The EMA where there is one, else the model."""
+        return self.model if self.ema is None else self.ema.module
+
+    @property
+    def exported(self) -> nn.Module:
+        """The EMA where there is one, else the whole model."""
+        return self.whole if self.ema is None else self.ema.module
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data."""
+        return num_classes_of(self.whole)
+
+    def augmented(
+        self,
+        pixels: Pixels,
+        sample_ids: Tensor,
+        *key: int | str,
+        is_strong: Tensor | None = None,
+    ) -> Tensor:
+        """Images [n, 3, S, S] as training sees them: one random view of each, by the key.
+
+        is_strong: [n] bool, which views are strong; None takes the usual one for all.
+        """
+        aspects, least_area = pixels.aspects, self.config.crop_min_area
+        if is_strong is not None:
+            drawn = draw_chosen(is_strong, sample_ids, aspects, least_area, *key)
+            return self._rendered(pixels, drawn, self.preprocessing)
+        match self.config.augmentation:
             case "off":
                 return self.as_they_are(pixels)
             case "crop_flip":
                 draw = draw_weak
             case "strong":
                 draw = draw_strong
-        drawn = draw(sample_ids, pixels.aspects, config.crop_min_area, *key)
-        values, own = pixels.values.to(self.device, non_blocking=True), self.preprocessing
-        return self.in_layout(augment(values, drawn, own.image_size, own.mean, own.std))
+        drawn = draw(sample_ids, aspects, least_area, *key)
+        return self._rendered(pixels, drawn, self.preprocessing)
+
+    def strong_view(self, pixels: Pixels, sample_ids: Tensor, *key: int | str) -> Tensor:
+        """Images [n, 3, S, S] in a strong view, whatever the usual one is."""
+        drawn = draw_strong(sample_ids, pixels.aspects, self.config.crop_min_area, *key)
+        return self._rendered(pixels, drawn, self.preprocessing)
+
+    def weak_view(
+        self, teacher: Teacher, pixels: Pixels, sample_ids: Tensor, *key: int | str
+    ) -> Tensor:
+        """Images [n, 3, S, S] as a teacher sees them: one draw for all teachers, each in its size.
+
+        pixels: in the teacher's view.
+        """
+        drawn = draw_weak(sample_ids, pixels.aspects, self.config.crop_min_area, *key)
+        return self._rendered(pixels, drawn, teacher.preprocessing)
+
+    def _rendered(self, pixels: Pixels, drawn: Drawn, form: Preprocessing) -> Tensor:
+        values = pixels.values.to(self.device, non_blocking=True)
+        return self.in_layout(augment(values, drawn, form.image_size, form.mean, form.std))
 
 
 def build_classifier(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime) -> Classifier:
@@ -143,15 +228,19 @@ def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime)
     if config.train.norm == "sync":
         synchronize_norms(base.model, rt.gradient_handles[role])
     compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
+    handle = rt.gradient_handles[role]
+    has_ema = config.train.ema_decay > 0.0 and config.model.train == "all"
     return Student(
         **vars(base),
-        trained=_wrap(compiled, rt.gradient_handles[role], rt.device),
+        trained=_wrap(compiled, handle, rt.device),
         train_view=(
             base.eval_view if config.augmentation == "off" else whole_view(config.image_size)
         ),
         optimizer=optimizer,
         schedule=Schedule(optimizer, config.train, config.pretrain),
         scaler=torch.amp.GradScaler(rt.device.type, enabled=rt.precision == "fp16"),
+        device_group=replace(base.group, handle=handle),
+        ema=Ema(base.model, config.train.ema_decay) if has_ema else None,
     )
 
 
@@ -222,12 +311,16 @@ def reduce_gradients(
 def average_buffers(student: Student) -> None:
     """Collective over the role group: set normalization statistics to their mean over its ranks.
 
-    Called at epoch ends alone, so that predictions and commits are the same on every rank.
+    Those of the model and of its EMA. Called at epoch ends alone, so that predictions and commits
+    are the same on every rank.
     """
     if student.group.size == 1:
         return
+    models = (student.model,) if student.ema is None else (student.model, student.ema.module)
     # Counters of batches are whole numbers, and equal: each rank has met as many micro-batches.
-    buffers = [b for b in student.model.buffers() if b.is_floating_point() and b.numel()]
+    buffers = [
+        b for model in models for b in model.buffers() if b.is_floating_point() and b.numel()
+    ]
     if not buffers:
         return
     # One tensor, so one collective; on the CPU, since the group is one of gloo.

@@ -28,6 +28,7 @@ from cotrain_dist.training.commits import (
     restore_cotrain,
     restore_pretrain,
 )
+from cotrain_dist.training.consistency import begin_consistency
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.cotrain import cotrain, start_state
 from cotrain_dist.training.cross_validation import (
@@ -40,6 +41,7 @@ from cotrain_dist.training.environment import environment_file, environment_of, 
 from cotrain_dist.training.exports import choose_without_validation, save_best
 from cotrain_dist.training.guards import candidates_of, watch_step_one, weights_by_role
 from cotrain_dist.training.heads import freeze_backbone
+from cotrain_dist.training.peers import build_peer, peers_here
 from cotrain_dist.training.pretrain import pretrain
 from cotrain_dist.training.promise import settle
 from cotrain_dist.training.rounds import features_at_start
@@ -63,9 +65,9 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
     fetch_models(config, rt)
     ctx, images = prepare(config, rt, resume=resume, quiet=quiet)
     # Before the run directory is made: a name or a folder may be wrong.
-    models = together(
-        lambda: first_models(config, rt.roles_here, images.table.class_names), rt.control
-    )
+    class_names = images.table.class_names
+    models = together(lambda: first_models(config, rt.roles_here, class_names), rt.control)
+    peers = together(lambda: first_models(config, peers_here(config, rt), class_names), rt.control)
     if rt.is_lead and not resume:
         rt.undo_on_mistake(ctx.store.discard_unused)
     with closing(ctx.store), closing(images.pixels):
@@ -84,6 +86,9 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
                 else student
                 for student in students
             ]
+            for student in students:
+                if student.role.peer in peers:
+                    student.peer = build_peer(student, peers[student.role.peer], config, rt)
             state = reach_step_two(students, images, ctx)
             cotrain(students, state, start_features, images, ctx)
             return finish(students, state, images, ctx)
@@ -147,6 +152,7 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
         # First, as it builds the optimizer and the schedule that the saved state belongs to.
         for student in students:
             start_step_two(student)
+            begin_consistency(student)
         return together(lambda: restore_cotrain(students, folder, images, ctx), control)
     states = together(
         lambda: [restore_pretrain(s, commits.get(s.role.value), images, ctx) for s in students],
@@ -162,6 +168,7 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
     _record_step_one(own_records, images.table, ctx)
     for student in students:
         start_step_two(student)
+        begin_consistency(student)
     return start_state(students, images, ctx)
 
 

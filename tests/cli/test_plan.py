@@ -11,14 +11,14 @@ from conftest import FinishedRun, two_models_config
 from ranks import build_students, run_ranks
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.config import Config
+from cotrain_dist.config import Config, ConsistencyConfig
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.stream import PixelSource
 from cotrain_dist.method.placement import Placement, RankRow
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import order_samples, split_into_steps, split_step
 from cotrain_dist.planning import plan as planning
-from cotrain_dist.planning.plan import bytes_between_nodes, plan_world
+from cotrain_dist.planning.plan import bytes_between_nodes, plan_world, seconds_per_epoch
 from cotrain_dist.planning.tables import Plan, RolePlan
 from cotrain_dist.training.setup import split_table_of
 from cotrain_dist.types import ROLES, Role
@@ -137,6 +137,36 @@ def test_memory_grows_with_batch_and_image_size(digits_table: Path, tmp_path: Pa
     for role, num_copies in ((Role.B, 4), (Role.A, 3)):
         own = small.roles[role]
         assert num_copies <= own.state_bytes / (4 * own.num_parameters) < num_copies + 0.1
+
+
+def test_steps_memory_and_seconds_with_consistency(digits_table: Path, tmp_path: Path) -> None:
+    """16 labeled images and 72 of U; of 10 images in a step 2 are labeled."""
+    plain = two_models_config(digits_table, tmp_path / "run")
+    plain = replace(plain, model_a=replace(plain.model_a, augment="crop_flip"), exchange="none")
+    train = replace(plain.train, ema_decay=0.9)
+    teachers = ConsistencyConfig(teacher="both", ratio=4)
+    config = replace(plain, train=train, consistency=teachers)
+    before, after = plan_of(plain, 2), plan_of(config, 2)
+    for role in ROLES:
+        own = after.roles[role]
+        assert own.steps_cotrain == (9, 9)  # 72 images, 8 in a step
+        assert own.steps_pretrain == before.roles[role].steps_pretrain
+        num_more = (own.state_bytes - before.roles[role].state_bytes) / (4 * own.num_parameters)
+        assert 1.0 <= num_more < 1.1
+    for rank, old in zip(after.ranks, before.ranks, strict=True):
+        (role,) = rank.roles
+        other = after.roles[role.peer]
+        grown = after.roles[role].state_bytes - before.roles[role].state_bytes
+        grown += 4 * other.num_parameters
+        # What a process without a model holds is measured, and moves a little.
+        assert rank.memory_bytes - old.memory_bytes == pytest.approx(grown, abs=2**24)
+    measured = {
+        role: replace(own, train_seconds=1.0, label_seconds=0.1)
+        for role, own in after.roles.items()
+    }
+    table, placement = split_table_of(config), Placement((0,), (1,))
+    seconds = seconds_per_epoch(measured, placement, config, table)
+    assert seconds == pytest.approx(9 * 10 + 2 * 9 * 8 * 0.1)
 
 
 def settings_of(table: Path, folder: Path, **changes: Any) -> list[str]:

@@ -64,6 +64,73 @@ RULES = [
     ("--train.weight_decay -1", "train.weight_decay", ": -1.0: must not be negative"),
     ("--train.label_smoothing 1", "train.label_smoothing", ": 1.0: must be at least 0"),
     ("--train.clip_grad_norm 0", "train.clip_grad_norm", ": 0.0: must be above 0"),
+    ("--train.mixup -1", "train.mixup", ": -1.0: must not be negative; 0 switches it off, 0.2"),
+    ("--train.cutmix -1", "train.cutmix", ": -1.0: must not be negative; 0 switches it off, 1 is"),
+    ("--train.ema_decay 1", "train.ema_decay", ": 1.0: must be at least 0 and below 1"),
+    *(
+        (
+            f"--train.{name} {value} --model_a.train head --model_a.pretrained x "
+            "--model_b.train head --model_b.pretrained x",
+            f"train.{name}",
+            f": {value}: does nothing where both models have train: head",
+        )
+        for name, value in (
+            *(("pseudo_view", "strong"), ("mixup", 0.2), ("cutmix", 1.0), ("ema_decay", 0.9)),
+        )
+    ),
+    (
+        "--train.pseudo_view strong",
+        "data.augment",
+        ": auto (off for digits): train.pseudo_view needs weak and strong views",
+    ),
+    ("--consistency.threshold 1", "consistency.threshold", ": 1.0: must be at least 0 and below"),
+    ("--consistency.temperature 0", "consistency.temperature", ": 0.0: must be above 0"),
+    ("--consistency.weight -1", "consistency.weight", ": -1.0: must be above 0"),
+    ("--consistency.ratio 0", "consistency.ratio", ": 0: must be at least 1; try 7"),
+    ("--consistency.fairness -1", "consistency.fairness", ": -1.0: must not be negative"),
+    ("--consistency.momentum 1", "consistency.momentum", ": 1.0: must be at least 0 and below 1"),
+    (
+        "--consistency.fairness 0.01",
+        "consistency.fairness",
+        ": 0.01: belongs to consistency.policy free",
+    ),
+    (
+        "--consistency.momentum 0.9",
+        "consistency.momentum",
+        ": 0.9: belongs to consistency.policy free",
+    ),
+    (
+        "--consistency.teacher peer --model_b.train head --model_b.pretrained x",
+        "consistency.teacher",
+        ": peer: model_b.train is head, and a fit of features has no views",
+    ),
+    (
+        "--consistency.teacher own --data.augment crop_flip --model_b.augment off",
+        "model_b.augment",
+        ": off: consistency.teacher needs weak and strong views; give crop_flip or strong",
+    ),
+    (
+        "--consistency.teacher ema --data.augment crop_flip",
+        "consistency.teacher",
+        ": ema: train.ema_decay is 0, so there is none",
+    ),
+    *(
+        (
+            f"--consistency.teacher own --data.augment crop_flip --train.{name} {value}",
+            f"train.{name}",
+            f": {shown}: consistency.ratio decides which images a step of Step 2 holds",
+        )
+        for name, value, shown in (
+            ("least_labeled_fraction", "0.5", "0.5"),
+            ("class_balanced", "true", "True"),
+        )
+    ),
+    (
+        "--consistency.teacher own --data.augment crop_flip --consistency.policy free "
+        "--consistency.fairness 0.01 --train.accumulation_steps 2",
+        "consistency.fairness",
+        ": 0.01: is a loss of all images of a step at once",
+    ),
     ("--pretrain.num_epochs -1", "pretrain.num_epochs", ": -1: must not be negative"),
     ("--cotrain.learning_rate 0", "cotrain.learning_rate", ": 0.0: must be above 0"),
     ("--pretrain.warmup_epochs 50", "pretrain.warmup_epochs", ": 50: must be at least 0 and below"),

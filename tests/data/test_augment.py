@@ -12,6 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 from cotrain_dist.data.augment import (
     Drawn,
     augment,
+    draw_chosen,
     draw_strong,
     draw_weak,
     normalize,
@@ -154,6 +155,26 @@ def test_the_strong_view_changes_places_colors_and_parts() -> None:
     pictures = augment(grey.contiguous(), drawn, 8, NONE, ONE)
     assert float(pictures.min()) >= 0.0
     assert float(pictures.max()) <= 1.0
+
+
+def test_each_image_gets_the_view_that_is_chosen_for_it() -> None:
+    """The bits of an image depend on its own choice alone, not on those of its neighbors."""
+    ids, num = torch.arange(40), 40
+    aspects, pixels = 0.5 + np.arange(num) / num, noise(24, num)
+    is_strong = torch.arange(num) % 3 == 0
+
+    def run(chosen: Tensor, rows: Tensor) -> Tensor:
+        drawn = draw_chosen(chosen[rows], ids[rows], aspects[rows.numpy()], 0.35, 0, "a", 1)
+        return augment(pixels[rows], drawn, 16, HALF, HALF)
+
+    mixed = run(is_strong, ids)
+    assert torch.equal(mixed, torch.cat([run(is_strong, ids[row : row + 1]) for row in range(num)]))
+    others = run(torch.ones(num, dtype=torch.bool), ids), run(torch.zeros(num) > 0, ids)
+    assert torch.equal(mixed, torch.where(is_strong[:, None, None, None], *others))
+    for draw, view in zip((draw_strong, draw_weak), others, strict=True):
+        plain = augment(pixels, draw(ids, aspects, 0.35, 0, "a", 1), 16, HALF, HALF)
+        torch.testing.assert_close(view, plain, atol=1e-6, rtol=0)
+    assert not torch.equal(others[0][1], others[1][1])
 
 
 @pytest.mark.parametrize("fraction", [0.875, 1.0, 0.9])

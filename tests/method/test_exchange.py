@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from cotrain_dist.method.exchange import taught_to, teacher_of, training_set
+from cotrain_dist.method.exchange import (
+    choose_views,
+    taught_to,
+    teacher_of,
+    training_set,
+    with_unlabeled,
+)
 from cotrain_dist.types import Exchange, PseudoLabeled, Role, TrainingSet
 
 # mode, parity: the teachers of A and of B in epochs 1 to 4
@@ -77,3 +83,53 @@ def test_weights_of_a_training_set() -> None:
         weights = training_set(labeled, taught, factor).weights
         assert (None if weights is None else weights.tolist()) == expected
         assert weights is None or weights.dtype == torch.float32
+
+
+LEARNED = TrainingSet(
+    torch.tensor([2, 5, 3]), torch.tensor([0, 1, 1]), torch.tensor([False, False, True])
+)
+
+
+@pytest.mark.parametrize(
+    ("pseudo_view", "usual", "epoch", "expected"),
+    [
+        ("same", "crop_flip", 1, None),
+        ("same", "strong", 2, None),
+        ("strong", "crop_flip", 1, [False, False, True]),
+        ("strong", "strong", 1, [True, True, True]),
+        ("in_turn", "crop_flip", 1, [False, False, False]),
+        ("in_turn", "crop_flip", 2, [False, False, True]),
+        ("in_turn", "strong", 3, [True, True, False]),
+    ],
+)
+def test_views_of_pseudo_labeled_images(
+    pseudo_view: str, usual: str, epoch: int, expected: list[bool] | None
+) -> None:
+    found = choose_views(LEARNED, pseudo_view, usual, epoch).is_strong
+    assert (None if found is None else found.tolist()) == expected
+
+
+def test_an_unknown_view_is_a_bug() -> None:
+    with pytest.raises(AssertionError, match=r"train\.pseudo_view odd is no value"):
+        choose_views(LEARNED, "odd", "crop_flip", 1)
+
+
+def test_unlabeled_images_come_first_and_have_no_target() -> None:
+    whole = TrainingSet(
+        *(LEARNED.sample_ids, LEARNED.targets, LEARNED.is_pseudo),
+        weights=torch.tensor([1.0, 1.0, 0.5]),
+        soft=torch.tensor([[0.25, 0.75]], dtype=torch.float16),
+        is_strong=torch.tensor([False, False, True]),
+    )
+    found = with_unlabeled(whole, torch.tensor([3, 8]))
+    assert found.sample_ids.tolist() == [3, 8, 2, 5, 3]
+    assert found.targets.tolist() == [-1, -1, 0, 1, 1]
+    assert found.is_pseudo.tolist() == [True, True, False, False, True]
+    assert found.weights is not None
+    assert found.weights.tolist() == [1.0, 1.0, 1.0, 1.0, 0.5]
+    assert found.is_strong is not None
+    assert found.is_strong.tolist() == [True, True, False, False, True]
+    # Soft targets are still those of the last rows.
+    assert found.probs_of(torch.tensor([3, 4]), 2).tolist() == [[0.0, 1.0], [0.25, 0.75]]
+    plain = with_unlabeled(LEARNED, torch.tensor([8]))
+    assert (plain.weights, plain.soft, plain.is_strong) == (None, None, None)

@@ -1,5 +1,6 @@
 """Losses by hand."""
 
+import dataclasses
 import math
 
 import pytest
@@ -53,3 +54,19 @@ def test_weights_of_one_change_no_bit_of_the_gradient(label_smoothing: float) ->
             (cross_entropy(own, rows, label_smoothing=label_smoothing) / 64).backward()
             gradients.append(own.grad)
         assert torch.equal(gradients[0], gradients[1])
+
+
+def test_distributions_take_the_place_of_hard_targets() -> None:
+    """A quarter of the first class's loss and three of the second's; one-hot is the hard target."""
+    probs = torch.tensor([[0.25, 0.75], [1.0, 0.0], [1.0, 0.0]])
+    soft = dataclasses.replace(batch([1.0, 0.0, 2.0]), probs=probs)
+    loss = cross_entropy(LOGITS, soft, label_smoothing=0.0)
+    assert loss.item() == pytest.approx(math.log(2) + 2 * BY_HAND[2])
+    for weights in (None, [1.0, 0.5, 2.0]):
+        hard = batch(weights)
+        one_hot = dataclasses.replace(hard, probs=torch.eye(2)[TARGETS])
+        for label_smoothing in (0.0, 0.2):
+            torch.testing.assert_close(
+                cross_entropy(LOGITS, one_hot, label_smoothing=label_smoothing),
+                cross_entropy(LOGITS, hard, label_smoothing=label_smoothing),
+            )

@@ -22,11 +22,14 @@ from cotrain_dist.study.settings import (
     DECIDED_BY_PART,
     arm_config,
     ceiling_config,
+    has_views,
     start_config,
     with_num_epochs,
 )
 
-BASE = tiny_config(Path("images"), Path("study"), pretrain={"num_epochs": 8})
+BASE = tiny_config(
+    Path("images"), Path("study"), pretrain={"num_epochs": 8}, data={"augment": "crop_flip"}
+)
 FREE = ("output_dir", "exchange", "exchange_parity", "labels", "seed", "data.splits_from")
 STARTS = ("pretrain.num_epochs", "pretrain.labels", "model_a.init_from", "model_b.init_from")
 
@@ -134,7 +137,7 @@ def test_the_docs_name_every_arm() -> None:
     named = {
         word
         for word in re.findall("`([a-z][a-z-]*)`", text)
-        if "-" in word or word in {"ceiling", "vote", "paper", "synergy"}
+        if "-" in word or word in {"ceiling", "vote", "paper", "synergy", "fixmatch", "freematch"}
     }
     assert {arm.name for arm in ARMS} | set(ALIASES) == named
 
@@ -202,3 +205,10 @@ def test_settings_by_dotted_key() -> None:
         with_settings(BASE, {"cotrain.num_epochs": -1})
     with pytest.raises(TypeError, match="nonsense"):
         with_settings(BASE, {"cotrain.nonsense": 1})
+
+
+def test_arms_of_views_are_for_images_that_have_some() -> None:
+    needing = [arm.name for arm in ARMS if arm.needs_views]
+    assert needing == ["fixmatch", "freematch"]
+    assert has_views(BASE)
+    assert not has_views(replace(BASE, data=replace(BASE.data, augment="off")))

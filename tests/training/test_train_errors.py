@@ -32,14 +32,17 @@ MISTAKES: dict[str, tuple[int, dict[str, Any], list[str]]] = {
     "micro-batches": (
         1,
         {"train": {"accumulation_steps": 9}},
-        ["train.batch_size: 16: can leave 1 image(s) per rank and micro-batch: L_A has 40 images"],
+        [
+            "train.batch_size: 16: can leave 1 image(s) per rank and micro-batch: an epoch of A "
+            "has 40 images"
+        ],
     ),
     "ranks of a role": (
         4,
         {"train": {"batch_size": 4}, "placement": {"ranks_a": [0]}},
         [
             "train.batch_size: 4: can leave 1 image(s)",
-            "L_B has 40 images, with R up to",
+            "an epoch of B has 40 images, with R up to",
             "role B 3 rank(s)",
         ],
     ),
