@@ -312,14 +312,14 @@ class Schedule:
         for group in optimizer.param_groups:
             group["lr"] = phase.learning_rate
             group.pop("initial_lr", None)  # else a kept optimizer keeps the earlier phase's rate
-        self._optimizer = optimizer
+        self._optimizer, self._phase = optimizer, phase
         # A phase of no epochs takes no steps, but timm refuses a schedule without length.
-        self._num_epochs = max(phase.num_schedule_epochs, 1)
+        num_epochs = max(phase.num_schedule_epochs, 1)
         self._schedule, _ = timm.scheduler.create_scheduler_v2(
             optimizer,
             sched=config.schedule,
-            num_epochs=self._num_epochs,
-            decay_epochs=max(self._num_epochs / 3, 1),
+            num_epochs=num_epochs,
+            decay_epochs=max(num_epochs / 3, 1),
             min_lr=phase.min_learning_rate,
             # A warm-up to a rate below this one would fall instead of rise.
             warmup_lr=min(WARMUP_START_RATE, phase.learning_rate),
@@ -332,7 +332,7 @@ class Schedule:
         Where each round of Step 2 starts anew, so does the schedule.
         """
         # A function of progress alone: nothing of a schedule has to be saved or restored.
-        self._schedule.step(progress_epochs % self._num_epochs)
+        self._schedule.step(self._phase.schedule_epochs(progress_epochs))
         return float(self._optimizer.param_groups[0]["lr"])
 
 

@@ -31,7 +31,7 @@ class ConsistencyConfig:
     """`free`: factor on the loss that keeps the classes of strong views apart; 0.01 is usual."""
     momentum: float | None = None
     """`free`: what a step keeps of the running means (0..1); null is 1 - 10 / number of steps of
-    Step 2, or of each round with cotrain.restart round."""
+    Step 2, or of each round where one starts anew."""
 
     @property
     def is_on(self) -> bool:

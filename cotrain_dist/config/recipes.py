@@ -25,6 +25,19 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+FINAL: Mapping[str, Any] = {
+    "exchange": "peer",
+    "structure.kind": "off",
+    "selection.rule": "mean_soft",
+    "selection.threshold": None,
+    "selection.threshold_policy": "fixed",
+    "selection.top_k_per_class": None,
+    "selection.weights": "none",
+    "selection.targets": "soft",
+    "selection.sharpen": 1.0,
+}
+"""What `cotrain.final_epochs` are taught by, whatever was before."""
+
 
 def defaults_of(given: Mapping[str, object]) -> Mapping[str, Any]:
     """The values of the recipe that the given values name, by dotted key."""

@@ -203,6 +203,10 @@ class PretrainConfig:
         """Epochs over which the rate falls."""
         return self.num_epochs
 
+    def schedule_epochs(self, progress_epochs: float) -> float:
+        """Where the schedule stands after so many epochs, counted from 0."""
+        return progress_epochs
+
     def __post_init__(self) -> None:
         _check_rates("pretrain", self)
         # The model's own labels decide, never T: what T decides, it can no longer measure.
@@ -251,6 +255,9 @@ class CotrainConfig:
     restart: Literal["never", "step_one", "start"] = "never"
     """Each round begins from the weights of the end of Step 1, or from the first weights, with a
     new optimizer and the whole schedule: of the rounds before it stays what they have taught."""
+    final_epochs: int = 0
+    """Epochs after those, a round of their own: both models learn the mean of what both say of all
+    of U, so that one model says what the vote of both says."""
     keep_step_one: bool = False
     """Keep the models of Step 1 as models/step_one_a and models/step_one_b; models/best is then the
     better of these, unless V shows at 90 % that the better one of the last epoch loses nothing."""
@@ -272,9 +279,25 @@ class CotrainConfig:
         """Whether the models of Step 1 are asked for later."""
         return self.keep_step_one or self.restart == "step_one"
 
+    @property
+    def last_epoch(self) -> int:
+        """Number of the last epoch, counted from 1; the final ones come after the others."""
+        return self.num_epochs + self.final_epochs
+
     def begins_round(self, epoch: int) -> bool:
         """Whether an epoch, counted from 1, is the first of a round."""
+        if epoch > self.num_epochs:
+            return epoch == self.num_epochs + 1
         return (epoch - 1) % max(self.round_length, 1) == 0
+
+    def schedule_epochs(self, progress_epochs: float) -> float:
+        """Where the schedule stands after so many epochs, counted from 0."""
+        if self.final_epochs and progress_epochs >= self.num_epochs:
+            stretch = self.num_schedule_epochs / self.final_epochs
+            return (progress_epochs - self.num_epochs) * stretch
+        if self.restart == "never":
+            return progress_epochs
+        return progress_epochs % self.round_length
 
     @property
     def round_length(self) -> int:
@@ -285,6 +308,13 @@ class CotrainConfig:
         if self.epochs_per_round is not None and self.epochs_per_round < 1:
             raise UserError(
                 "cotrain.epochs_per_round", self.epochs_per_round, "must be at least 1", "try 1"
+            )
+        if self.final_epochs < 0 or (self.final_epochs and not self.num_epochs):
+            raise UserError(
+                "cotrain.final_epochs",
+                self.final_epochs,
+                "must not be negative, and follows other epochs of Step 2",
+                "0 leaves them out",
             )
         _check_rates("cotrain", self)
 

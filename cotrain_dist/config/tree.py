@@ -119,6 +119,7 @@ class Config:
             ("selection.rule", rule, rule in MEAN_RULES),
             ("selection.targets", targets, targets == "soft"),
             ("structure.kind", kind, kind != "off"),
+            ("cotrain.final_epochs", self.cotrain.final_epochs, self.cotrain.final_epochs > 0),
         ):
             if is_needed:
                 raise UserError(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from cotrain_dist.config import Config
 from cotrain_dist.data.splits import SplitTable
@@ -19,7 +20,7 @@ from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.epochs import EpochOutcome, close_epoch, require_finite
 from cotrain_dist.training.evaluate import measure_all
 from cotrain_dist.training.peers import meet_peers
-from cotrain_dist.training.rounds import exchange_of_round, restart
+from cotrain_dist.training.rounds import exchange_of_round, restart, settings_of
 from cotrain_dist.training.steps import train_epoch
 from cotrain_dist.training.student import Student
 from cotrain_dist.types import Exchange, TrainingSet
@@ -38,13 +39,17 @@ def cotrain(
     models as they began, where the settings ask for those. Collective over all ranks; within
     training, over role groups.
     """
-    config = ctx.config
-    while state.next.epoch <= config.cotrain.num_epochs:
+    while state.next.epoch <= ctx.config.cotrain.last_epoch:
         start, started, votes = state.next, time.monotonic(), None
+        config = settings_of(start.epoch, ctx.config)
         if config.cotrain.begins_round(start.epoch):
             # Made anew in each round, as in the paper: no image stays in R because it once was.
             votes, state.exchanged = exchange_of_round(
-                students, start_features, images, ctx, is_first=start.epoch == 1
+                students,
+                start_features,
+                images,
+                replace(ctx, config=config),
+                is_first=start.epoch == 1,
             )
             for student in students:
                 restart(student, images.table.class_names, ctx.store)
@@ -60,6 +65,7 @@ def cotrain(
         ctx.runtime.wait_for_all()
         outcome = EpochOutcome(
             epoch=start.epoch,
+            exchange=config.exchange,
             votes=votes,
             exchanged=state.exchanged,
             # All ranks learn of both roles here; who raised alone would leave the others measuring.
@@ -90,6 +96,7 @@ def start_state(students: list[Student], images: Images, ctx: RunContext) -> Cot
     state = CotrainState.at_start(len(images.table.sample_ids(Split.U)))
     outcome = EpochOutcome(
         epoch=0,
+        exchange="none",
         votes=None,
         exchanged=Exchange.empty(),
         fits={},

@@ -47,6 +47,8 @@ class EpochOutcome:
     """What an epoch of Step 2 came to, equal on every rank but for `votes` and `seconds`."""
 
     epoch: int
+    exchange: str
+    """The setting, as it was for this epoch."""
     votes: PoolVotes | None
     """On this rank's part of U; None where nobody voted."""
     exchanged: Exchange
@@ -164,7 +166,7 @@ def record_epoch(
         )
         ctx.store.history.append(record)
         ctx.runtime.track(record.to_json())
-        line = cotrain_line(record, ctx.config.cotrain.num_epochs)
+        line = cotrain_line(record, ctx.config.cotrain.last_epoch)
         ctx.reporter.say(line)
         ctx.reporter.remember(line)
         warnings = watch_step_two(ctx.store.history.cotrain()[0], record, table)
@@ -208,13 +210,13 @@ def describe_epoch(
     time and memory.
     """
     # Epoch 0 comes before any exchange, so nobody has taught, whatever the settings say.
-    exchange = "none" if counts is None else config.exchange
+    exchange = "none" if counts is None else outcome.exchange
     teachers = {
         role: teacher_of(role, outcome.epoch, exchange, config.exchange_parity) for role in ROLES
     }
     return CotrainRecord(
         epoch=outcome.epoch,
-        exchange=None if counts is None else config.exchange,
+        exchange=None if counts is None else outcome.exchange,
         agreement_rate=None if counts is None else counts.agreement_rate,
         num_equal_codes=None if counts is None else counts.num_equal_codes,
         pool=None if counts is None else counts.describe(),

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 import torch
 
+from cotrain_dist.config import Config
+from cotrain_dist.config.recipes import FINAL
+from cotrain_dist.config.text import with_settings
 from cotrain_dist.method.splits import Split
 from cotrain_dist.models import build_model, load_saved
 from cotrain_dist.runtime.collectives import together
@@ -19,6 +22,11 @@ from cotrain_dist.training.promise import STEP_ONE
 from cotrain_dist.training.student import Classifier, Student, start_step_two
 from cotrain_dist.training.temperature import fit_temperature_of
 from cotrain_dist.types import Exchange
+
+
+def settings_of(epoch: int, config: Config) -> Config:
+    """The settings of an epoch of Step 2: the final ones are taught in a way of their own."""
+    return config if epoch <= config.cotrain.num_epochs else with_settings(config, FINAL)
 
 
 def features_at_start(

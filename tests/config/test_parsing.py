@@ -185,6 +185,12 @@ RULES = [
     ("--structure.vote_weight 2", "structure.vote_weight", ": 2.0: must be at least 0 and at most"),
     ("--structure.shrinkage 0", "structure.shrinkage", ": 0.0: must be above 0"),
     ("--structure.num_steps 0", "structure.num_steps", ": 0: must be at least 1"),
+    (
+        "--cotrain.final_epochs -1",
+        "cotrain.final_epochs",
+        ": -1: must not be negative, and",
+    ),
+    ("--cotrain.final_epochs 1", "cotrain.final_epochs", ": 1: needs the probabilities of all"),
     ("--cotrain.epochs_per_round 0", "cotrain.epochs_per_round", ": 0: must be at least 1"),
     (
         "--cotrain.epochs_per_round 2 --cotrain.restart start --cotrain.warmup_epochs 2",

@@ -319,8 +319,8 @@ def _begin_a_round_again(config: Config) -> dict[str, Any]:
     """A body: the last round of a run once more, from its files alone."""
     found = {}
 
-    def look(student: Any, store: Any) -> None:
-        restart(student, store)
+    def look(student: Any, class_names: Any, store: Any) -> None:
+        restart(student, class_names, store)
         state = student.model.state_dict()
         found[student.role.value] = {
             "is step one": all(
@@ -347,7 +347,7 @@ def test_a_round_that_begins_anew_forgets_what_teachers_were_sure_of(
         digits_folder,
         pretrained,
         tmp_path / "run",
-        cotrain={"num_epochs": 2, "restart": "round", "warmup_epochs": 0},
+        cotrain={"num_epochs": 2, "restart": "step_one", "warmup_epochs": 0},
     )
     (found,) = run_ranks(_begin_a_round_again, 1, tmp_path, config)
     expected = {"is step one": True, "is ema": True, "updates": 0, "thresholds": 0.1}

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from ranks import history_of, run_ranks, tiny_config, train_run
 
-from cotrain_dist.config import Config
+from cotrain_dist.config import Config, CotrainConfig
 from cotrain_dist.config.recipes import RECIPES
 from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.method.splits import Split
@@ -140,3 +140,30 @@ def test_a_resumed_run_ends_with_the_same_bits(
     run_ranks(_die_after, num_ranks, tmp_path, killed, epoch)
     run_ranks(train_run, num_ranks, tmp_path, killed, True)
     assert _weights(tmp_path / "killed") == _weights(tmp_path / "run")
+
+
+def test_the_final_epochs_teach_what_the_vote_says(
+    digits_folder: Path, starts: dict[str, str], tmp_path: Path
+) -> None:
+    """Not what the structure of U says, nor one of the rules."""
+    config = synergy_config(digits_folder, starts, tmp_path, "head")
+    steps = replace(config.cotrain, num_epochs=1, final_epochs=1)
+    run_ranks(train_run, 2, tmp_path, replace(config, cotrain=steps))
+    lines = [line for line in history_of(tmp_path / "run") if line["phase"] == "cotrain"]
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    last = lines[-1]
+    assert last["exchange"] == "peer"
+    # What is taught is the vote's own label, so it is as often right as both together.
+    assert last["selected_accuracy_a"] == last["selected_accuracy_b"]
+    assert last["num_selected_a"] == lines[1]["num_selected_a"]
+
+
+def test_the_schedule_begins_anew_with_each_round_and_ends_with_the_last() -> None:
+    steps = CotrainConfig(
+        num_epochs=5, epochs_per_round=2, restart="step_one", final_epochs=4, warmup_epochs=0
+    )
+    begun = [epoch for epoch in range(1, steps.last_epoch + 1) if steps.begins_round(epoch)]
+    assert begun == [1, 3, 5, 6]
+    # Four final epochs stretch the schedule of a round, which has two.
+    found = [steps.schedule_epochs(progress) for progress in (0.0, 1.5, 2.0, 4.5, 5.0, 7.0, 8.5)]
+    assert found == [0.0, 1.5, 0.0, 0.5, 0.0, 1.0, 1.75]
