@@ -1,12 +1,13 @@
 """The settings of every part of a study."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cotrain_dist.config import Config, ModelConfig, resolve_role
-from cotrain_dist.config.text import with_settings
-from cotrain_dist.study.arms import ARMS, START, Arm
+from cotrain_dist.config.recipes import RECIPES
+from cotrain_dist.config.text import flatten, with_settings
+from cotrain_dist.study.arms import ARMS, START, SYNERGY, Arm
 from cotrain_dist.types import ROLES
 
 CHOSEN_SPLITS = "chosen.parquet"
@@ -30,9 +31,19 @@ def has_views(base: Config) -> bool:
     return all(own.model.train == "all" and own.augmentation != "off" for own in roles)
 
 
+def without_recipe(base: Config) -> Config:
+    """The settings with those of `recipe: paper` where another recipe has decided."""
+    if base.recipe == "paper":
+        return base
+    paper = flatten(asdict(Config()))
+    return with_settings(
+        base, {"recipe": "paper"} | {key: paper[key] for key in RECIPES[base.recipe]}
+    )
+
+
 def start_config(base: Config, seed: int, folder: Path) -> Config:
     """Step 1 alone, with its measurement: A and B for all conditions of a seed."""
-    config = replace(base, seed=seed, output_dir=str(folder / START))
+    config = replace(without_recipe(base), seed=seed, output_dir=str(folder / START))
     chosen = folder / CHOSEN_SPLITS
     if chosen.is_file():
         config = replace(config, data=replace(config.data, splits_from=str(chosen)))
@@ -62,7 +73,10 @@ def arm_config(arm: Arm, base: Config, seed: int, folder: Path, num_epochs: int)
         "data.splits_from": str(start),
         "cotrain.num_epochs": num_epochs,
     }
-    config = with_settings(base, of_part | arm.decided)
+    # Who names the recipe may change it, and compares what is left of it with all other arms.
+    is_own = arm.name == SYNERGY and base.recipe == SYNERGY
+    config = base if is_own else with_settings(without_recipe(base), arm.decided)
+    config = with_settings(config, of_part)
     if arm.begins == "pretrained":
         return replace(
             config,

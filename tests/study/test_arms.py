@@ -8,6 +8,7 @@ import pytest
 from ranks import tiny_config
 
 from cotrain_dist.config import Config
+from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.text import flatten, with_settings
 from cotrain_dist.errors import UserError
 from cotrain_dist.study.arms import (
@@ -25,6 +26,7 @@ from cotrain_dist.study.settings import (
     has_views,
     start_config,
     with_num_epochs,
+    without_recipe,
 )
 
 BASE = tiny_config(
@@ -212,3 +214,23 @@ def test_arms_of_views_are_for_images_that_have_some() -> None:
     assert needing == ["fixmatch", "freematch"]
     assert has_views(BASE)
     assert not has_views(replace(BASE, data=replace(BASE.data, augment="off")))
+
+
+def test_a_recipe_of_the_user_is_the_arm_synergy_and_no_other() -> None:
+    given = ["--recipe", "synergy", "--structure.kind", "off"]
+    base = parse_config([*given, "--pretrain.num_epochs", "8"], "prog")
+    for arm in ARMS:
+        if arm.needs_views:
+            continue  # digits have none
+        config = arm_config(arm, base, 0, Path("s"), 2)
+        if arm.name == "synergy":
+            assert config.recipe == "synergy"
+            assert (config.selection.rule, config.structure.kind) == ("mean_soft", "off")
+            assert (config.exchange, config.labels) == ("peer", "shared")
+        elif arm.name == "paper":
+            assert config.recipe == "paper"
+            assert config.selection.rule == "disagreement"
+            assert not config.cotrain.keep_step_one
+        assert config.pretrain.num_epochs == (8 if arm.begins != "pretrained" else 0)
+    assert start_config(base, 0, Path("s")).pool.keep == "votes"
+    assert without_recipe(BASE) is BASE
