@@ -316,7 +316,7 @@ def test_each_teacher_teaches_beside_an_exchange(
 
 
 def _begin_a_round_again(config: Config) -> dict[str, Any]:
-    """A body: the last round of a run once more, from its files alone."""
+    """A body: a training; what each model is where its last round begins, by role."""
     found = {}
 
     def look(student: Any, class_names: Any, store: Any) -> None:
