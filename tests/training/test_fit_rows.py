@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 from cotrain_dist.config import RoleConfig, resolve_role
 from cotrain_dist.method.heads import scaling_of
 from cotrain_dist.store.features import FeatureStore
+from cotrain_dist.training import heads
 from cotrain_dist.training.heads import fit_rows, fit_student
 from cotrain_dist.training.student import Frozen
 from cotrain_dist.types import TrainingSet
@@ -93,3 +96,28 @@ def test_a_student_learns_distributions_and_goes_on_from_its_head(
     again = fit_student(frozen, config, learned(third))
     assert again.num_steps <= 2
     assert again.loss == pytest.approx(first.loss, abs=1e-5)
+
+
+def test_a_penalty_is_chosen_once_for_the_same_labels(config: RoleConfig) -> None:
+    """With or without R beside them; other labels choose anew."""
+    chosen: list[int] = []
+
+    def choose(rows: np.ndarray, targets: np.ndarray, *rest: Any) -> float:
+        chosen.append(len(targets))
+        return 0.01
+
+    rows = rows_and_targets()[0].double().numpy()
+    scaling, whole = scaling_of(rows), learned(None)
+    alone = TrainingSet(
+        *(values[:NUM_LABELED] for values in (whole.sample_ids, whole.targets, whole.is_pseudo))
+    )
+    other = replace(alone, targets=alone.targets.flip(0))
+    config = replace(config, model=replace(config.model, head_penalty=None))
+    with (
+        mock.patch.object(heads, "choose_penalty", choose),
+        mock.patch.object(heads, "KEPT_PENALTIES", {}),
+    ):
+        for own in (whole, alone, alone, other):
+            penalty, _ = heads.penalty_and_seed(rows[: len(own)], own, NUM_CLASSES, scaling, config)
+            assert penalty == 0.01
+    assert chosen == [NUM_LABELED, NUM_LABELED]
