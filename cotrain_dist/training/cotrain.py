@@ -15,15 +15,17 @@ from cotrain_dist.method.exchange import (
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.weights import ramped_weight
 from cotrain_dist.store.features import FeatureStore
+from cotrain_dist.store.records import Fit
 from cotrain_dist.training.commits import CotrainState
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.epochs import EpochOutcome, close_epoch, require_finite
 from cotrain_dist.training.evaluate import measure_all
 from cotrain_dist.training.peers import meet_peers
+from cotrain_dist.training.pool import PoolVotes
 from cotrain_dist.training.rounds import exchange_of_round, restart, settings_of
 from cotrain_dist.training.steps import train_epoch
 from cotrain_dist.training.student import Student
-from cotrain_dist.types import Exchange, TrainingSet
+from cotrain_dist.types import Exchange, Position, Role, TrainingSet
 
 
 def cotrain(
@@ -40,32 +42,13 @@ def cotrain(
     training, over role groups.
     """
     while state.next.epoch <= ctx.config.cotrain.last_epoch:
-        start, started, votes = state.next, time.monotonic(), None
-        config = settings_of(start.epoch, ctx.config)
-        if config.cotrain.begins_round(start.epoch):
-            # Made anew in each round, as in the paper: no image stays in R because it once was.
-            votes, state.exchanged = exchange_of_round(
-                students,
-                start_features,
-                images,
-                replace(ctx, config=config),
-                is_first=start.epoch == 1,
-            )
-            for student in students:
-                restart(student, images.table.class_names, ctx.store)
-
-        meet_peers(students, ctx.runtime)  # where they teach each other within the steps
-
-        fits = {}
-        for student in students:
-            learned = learned_by(student, state.exchanged, start.epoch, images.table, config)
-            fits[student.role] = train_epoch(student, learned, "cotrain", start, images.pixels, ctx)
-
-        # The roles have trained for different times; this wait is not to count as measuring.
-        ctx.runtime.wait_for_all()
+        start, started = state.next, time.monotonic()
+        votes, state.exchanged, fits = train_one_epoch(
+            students, state.exchanged, start, start_features, images, ctx
+        )
         outcome = EpochOutcome(
             epoch=start.epoch,
-            exchange=config.exchange,
+            exchange=settings_of(start.epoch, ctx.config).exchange,
             votes=votes,
             exchanged=state.exchanged,
             # All ranks learn of both roles here; who raised alone would leave the others measuring.
@@ -74,6 +57,45 @@ def cotrain(
             seconds=time.monotonic() - started,
         )
         close_epoch(students, state, outcome, images, ctx)
+
+
+def train_one_epoch(
+    students: list[Student],
+    exchanged: Exchange,
+    start: Position,
+    start_features: Sequence[FeatureStore],
+    images: Images,
+    ctx: RunContext,
+) -> tuple[PoolVotes | None, Exchange, dict[Role, Fit]]:
+    """One epoch of both models; where it begins a round, the votes on U and the exchange first.
+
+    exchanged: what the round before has taught, or this one where it goes on. Returns the votes on
+    this rank's part of U (None within a round), what this round teaches, and the fits of this
+    rank's models. Collective over all ranks; within training, over role groups. Writes no record.
+    """
+    config, votes = settings_of(start.epoch, ctx.config), None
+    if config.cotrain.begins_round(start.epoch):
+        # Made anew in each round, as in the paper: no image stays in R because it once was.
+        votes, exchanged = exchange_of_round(
+            students,
+            start_features,
+            images,
+            replace(ctx, config=config),
+            is_first=start.epoch == 1,
+        )
+        for student in students:
+            restart(student, images.table.class_names, ctx.store)
+
+    meet_peers(students, ctx.runtime)  # where they teach each other within the steps
+
+    fits = {}
+    for student in students:
+        learned = learned_by(student, exchanged, start.epoch, images.table, config)
+        fits[student.role] = train_epoch(student, learned, "cotrain", start, images.pixels, ctx)
+
+    # The roles have trained for different times; this wait is not to count as measuring.
+    ctx.runtime.wait_for_all()
+    return votes, exchanged, fits
 
 
 def learned_by(

@@ -1,10 +1,10 @@
 """`cotrain.keep_step_one`: models/best is of Step 2 only where V shows that it loses nothing.
 
-T decides nothing here. Every rank holds the same records and the same bits of V, and comes to the
-same end by itself.
+Without a V, folds of L show it where they cost little (`training/folds.py`). T decides nothing
+here. Every rank holds the same records and the same bits, and comes to the same end by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -24,6 +24,9 @@ from cotrain_dist.training.exports import better_model, publish, save_best
 from cotrain_dist.training.student import Classifier, Student
 from cotrain_dist.types import ROLES, Role
 
+CROSS_VALIDATION = "cross-validation on L"
+"""What models/best is chosen on without a V, where both models are heads."""
+
 STEP_ONE = "step_one_"
 """Before the role: names of the folders in models/ that hold the models of Step 1."""
 
@@ -35,7 +38,17 @@ def right_on_validation(
 
     [n] bool in the order of V, the same on every rank.
     """
-    ids, rt = images.table.sample_ids(Split.V), ctx.runtime
+    return right_on(students, role, images.table.sample_ids(Split.V), images, ctx)
+
+
+def right_on(
+    students: Sequence[Classifier], role: Role, ids: Tensor, images: Images, ctx: RunContext
+) -> Tensor:
+    """Collective over all ranks: which labeled images a role's model calls right.
+
+    ids: [n] int64. Returns [n] bool in their order, the same on every rank.
+    """
+    rt = ctx.runtime
     with rt.clock.measure("evaluate"):
         shards = {
             student.role: pass_over(student, ids, _labels_of, "measure", images, ctx)
@@ -97,28 +110,64 @@ def settle_on_validation(
     if last.epoch == 0:
         return Settled(before, "V", "Step 2 has no epochs")
     after = better_model(last.epoch, last.validation, ROLES)
-    test = sign_test(right_before, right_after)
+    return _the_later_if_it_loses_nothing(before, after, (right_before, right_after), "V", "V")
+
+
+@dataclass(frozen=True)
+class RightByFolds:
+    """Which labeled images each model calls right that has not seen their labels.
+
+    before, after: of Step 1 and of the last epoch of Step 2, by role [n] bool in the order of L;
+    the same on every rank.
+    """
+
+    before: Mapping[Role, Tensor]
+    after: Mapping[Role, Tensor]
+
+
+def settle_by_folds(last_epoch: int, found: RightByFolds) -> Settled:
+    """Without a V: the better model of the last epoch where L shows that it loses nothing.
+
+    last_epoch: at least 1. Figures of models that have learned four labels in five.
+    """
+    before, after = _better_on(0, found.before), _better_on(last_epoch, found.after)
+    rights = found.before[Role(before.role)], found.after[Role(after.role)]
+    return _the_later_if_it_loses_nothing(before, after, rights, CROSS_VALIDATION, "L")
+
+
+def _better_on(epoch: int, right: Mapping[Role, Tensor]) -> BestModel:
+    """The role that is right on more images; of equals A, as everywhere."""
+    role = max(ROLES, key=lambda role: int(right[role].sum()))
+    return BestModel(role.value, epoch, int(right[role].sum()) / len(right[role]))
+
+
+def _the_later_if_it_loses_nothing(
+    before: BestModel, after: BestModel, rights: tuple[Tensor, Tensor], judge: str, split: str
+) -> Settled:
+    """rights: [n] bool of `before` and of `after`, on the images that the split's name stands for.
+
+    judge: what is said to show it.
+    """
+    test = sign_test(*rights)
     counts = (
-        f"of {len(right_before)} images of V it gains {test.num_gained} and loses {test.num_lost} "
-        f"(p {test.p_value:.2g})"
+        f"of {len(rights[0])} images of {split} it gains {test.num_gained} and loses "
+        f"{test.num_lost} (p {test.p_value:.2g})"
     )
-    if shows_no_loss(right_before, right_after):
-        return Settled(after, "V", f"V shows that it loses nothing, {counts}", test)
-    why = (
-        f"V does not show that {after.role.upper()} of epoch {after.epoch} loses nothing, {counts}"
-    )
-    return Settled(before, "V", why, test)
+    if shows_no_loss(*rights):
+        return Settled(after, judge, f"{judge} shows that it loses nothing, {counts}", test)
+    which = f"{after.role.upper()} of epoch {after.epoch}"
+    why = f"{judge} does not show that {which} loses nothing, {counts}"
+    return Settled(before, judge, why, test)
 
 
 def settle_without_validation(first: CotrainRecord, found: CrossValidation | None) -> Settled:
-    """Without a V, what becomes models/best: the better model of Step 1, by L.
+    """Without a V and folds, what becomes models/best: the better model of Step 1, by L.
 
     found: heads on labels alone, by cross-validation; without it the own labels of each decide.
-    Cross-validation could also tell whether Step 2 loses nothing; so far nobody asks it.
     """
     why = "without a V nothing shows what Step 2 loses; data.validation_fraction: 0.1 draws one"
     if found is not None:
-        return Settled(better_model(0, found.of, ROLES), "cross-validation on L", why)
+        return Settled(better_model(0, found.of, ROLES), CROSS_VALIDATION, why)
     own = {role.value: first.roles[role.value].own_accuracy or 0.0 for role in ROLES}
     # Of equals A, as everywhere.
     return Settled(BestModel(max(own, key=lambda name: own[name]), 0, None), "own labels", why)
@@ -128,16 +177,19 @@ def settle(
     students: list[Student],
     state: CotrainState,
     records: tuple[CotrainRecord, CotrainRecord],
-    found: CrossValidation | None,
+    found: CrossValidation | RightByFolds | None,
     images: Images,
     ctx: RunContext,
 ) -> Settled:
     """Collective over all ranks: write models/best, and say which and why.
 
-    records: of epoch 0 and of the last one. found: as in `settle_without_validation`.
+    records: of epoch 0 and of the last one. found: without a V what L says, as in
+    `settle_by_folds` or `settle_without_validation`.
     """
     first, last = records
-    if last.validation is None:
+    if isinstance(found, RightByFolds):
+        settled = settle_by_folds(last.epoch, found)
+    elif last.validation is None:
         settled = settle_without_validation(first, found)
     else:
         role = Role(better_model(last.epoch, last.validation, ROLES).role)

@@ -1,6 +1,7 @@
 """A whole training: Step 1, Step 2, and the models it leaves."""
 
 import os
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +16,7 @@ from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.runtime.threads import threads_line
 from cotrain_dist.runtime.tracking import tracking
+from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.records import (
     CotrainRecord,
     CrossValidation,
@@ -39,6 +41,7 @@ from cotrain_dist.training.cross_validation import (
 )
 from cotrain_dist.training.environment import environment_file, environment_of, what_changed
 from cotrain_dist.training.exports import choose_without_validation, save_best
+from cotrain_dist.training.folds import has_folds, right_by_folds
 from cotrain_dist.training.guards import candidates_of, watch_step_one, weights_by_role
 from cotrain_dist.training.heads import freeze_backbone
 from cotrain_dist.training.peers import build_peer, peers_here
@@ -91,7 +94,7 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
                     student.peer = build_peer(student, peers[student.role.peer], config, rt)
             state = reach_step_two(students, images, ctx)
             cotrain(students, state, start_features, images, ctx)
-            return finish(students, state, images, ctx)
+            return finish(students, state, start_features, images, ctx)
 
 
 def _take_directory(ctx: RunContext, images: Images, resume: bool) -> None:
@@ -192,11 +195,16 @@ def _record_step_one(
 
 
 def finish(
-    students: list[Student], state: CotrainState, images: Images, ctx: RunContext
+    students: list[Student],
+    state: CotrainState,
+    start_features: Sequence[FeatureStore],
+    images: Images,
+    ctx: RunContext,
 ) -> list[Record]:
     """models/best, and the run counts as finished. Collective over all ranks.
 
-    Returns the history on the lead rank, an empty list on the others.
+    start_features: as in `cotrain`. Returns the history on the lead rank, an empty list on the
+    others.
     """
     rt, store = ctx.runtime, ctx.store
     history = store.history.read() if rt.is_lead else []
@@ -214,7 +222,10 @@ def finish(
         with rt.progress.excused():  # many fits, of which none tells how far it is
             found = cross_validate(students, images, ctx)
     if keep:
-        settled = settle(students, state, (first, last), found, images, ctx)
+        folds = None
+        if last.validation is None and has_folds(ctx.config):
+            folds = right_by_folds(students, start_features, images, ctx)
+        settled = settle(students, state, (first, last), folds or found, images, ctx)
         notes["no_loss"] = settled.to_json()
     elif last.validation is None:
         save_better_of_last_epoch(students, first, last, found, images.table, ctx)
