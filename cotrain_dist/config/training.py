@@ -260,7 +260,8 @@ class CotrainConfig:
     of U, so that one model says what the vote of both says."""
     keep_step_one: bool = False
     """Keep the models of Step 1 as models/step_one_a and models/step_one_b; models/best is then the
-    better of these, unless V shows at 90 % that the better one of the last epoch loses nothing."""
+    better of these, unless V, or for heads without a V folds of L, show at 90 % that the better one
+    of the last epoch loses nothing."""
 
     @property
     def num_warmup_epochs(self) -> int:
