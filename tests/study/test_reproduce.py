@@ -75,7 +75,8 @@ def study(digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Conf
     config = tiny_config(
         digits_folder, tmp_path / "study", pretrain={"num_epochs": 6, "learning_rate": 3e-3}
     )
-    assert run_ranks(_reproduce, 1, tmp_path, config, ARMS) == [""]
+    # Eight trainings: on a busy machine more than what a test of one may take.
+    assert run_ranks(_reproduce, 1, tmp_path, config, ARMS, timeout_seconds=400) == [""]
     return config
 
 
@@ -141,11 +142,12 @@ def test_killed_half_way_and_finished_it_ends_equal(
 ) -> None:
     config = replace(study, output_dir=str(tmp_path / "study"))
     with pytest.raises(RanksFailed):
-        run_ranks(_reproduce_until_killed, num_ranks, tmp_path, config, ARMS)
+        run_ranks(_reproduce_until_killed, num_ranks, tmp_path, config, ARMS, timeout_seconds=400)
     killed = tmp_path / "study" / "seed-0"
     assert not (killed / "vote").exists()
     first = (killed / "none-own" / "history.jsonl").stat().st_mtime_ns
-    assert run_ranks(_reproduce, num_ranks, tmp_path, config, ARMS) == [""] * num_ranks
+    done = run_ranks(_reproduce, num_ranks, tmp_path, config, ARMS, timeout_seconds=400)
+    assert done == [""] * num_ranks
     assert (killed / "none-own" / "history.jsonl").stat().st_mtime_ns == first
     attempts = [json.loads((killed / arm / "run.json").read_text())["attempt"] for arm in ARMS]
     assert attempts == [1, 2, 1, 1, 1, 1, 1]
