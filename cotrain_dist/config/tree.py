@@ -98,6 +98,7 @@ class Config:
                 "give one of them an epoch or more",
             )
         self._check_probabilities()
+        self._check_structure()
         self._check_steps_of_heads()
         self._check_views()
         self._check_consistency()
@@ -149,6 +150,16 @@ class Config:
                     "does nothing where both models have train: head, which take no steps",
                     "leave it out, or train all of a model",
                 )
+
+    def _check_structure(self) -> None:
+        heads = [name for name in ("a", "b") if getattr(self, f"model_{name}").train == "head"]
+        if heads and self.structure.features == "current":
+            raise UserError(
+                "structure.features",
+                "current",
+                f"model_{heads[0]}.train is head, whose features stay as they were at the start",
+                "leave it out",
+            )
 
     def _check_views(self) -> None:
         """Weak and strong views are augmentations: without any there are none."""

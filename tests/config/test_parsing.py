@@ -181,6 +181,11 @@ RULES = [
     ("--selection.rule mean_hard", "selection.rule", ": mean_hard: needs the probabilities of all"),
     ("--selection.sharpen 0", "selection.sharpen", ": 0.0: must be above 0"),
     ("--structure.kind graph", "structure.kind", ": graph: needs the probabilities of all classes"),
+    (
+        "--structure.features current --model_b.train head --model_b.init_from x",
+        "structure.features",
+        ": current: model_b.train is head, whose features stay as they were",
+    ),
     ("--structure.spread 1", "structure.spread", ": 1.0: must lie between 0 and 1"),
     ("--structure.vote_weight 2", "structure.vote_weight", ": 2.0: must be at least 0 and at most"),
     ("--structure.shrinkage 0", "structure.shrinkage", ": 0.0: must be above 0"),
