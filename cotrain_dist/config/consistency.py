@@ -72,6 +72,13 @@ class ConsistencyConfig:
                 "must be at least 0 and below 1",
                 "try 0.999, or null",
             )
+        if self.policy == "free" and self.threshold != ConsistencyConfig.threshold:
+            raise UserError(
+                "consistency.threshold",
+                self.threshold,
+                "consistency.policy free takes none, its thresholds follow the teacher",
+                "leave it out, or give --consistency.policy fixed",
+            )
         for name in ("fairness", "momentum"):
             if getattr(self, name) and self.policy == "fixed":
                 raise UserError(

@@ -186,6 +186,11 @@ RULES = [
         "structure.features",
         ": current: model_b.train is head, whose features stay as they were",
     ),
+    (
+        "--consistency.policy free --consistency.threshold 0.9",
+        "consistency.threshold",
+        ": 0.9: consistency.policy free takes none",
+    ),
     ("--structure.spread 1", "structure.spread", ": 1.0: must lie between 0 and 1"),
     ("--structure.vote_weight 2", "structure.vote_weight", ": 2.0: must be at least 0 and at most"),
     ("--structure.shrinkage 0", "structure.shrinkage", ": 0.0: must be above 0"),
