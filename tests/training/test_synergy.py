@@ -167,3 +167,25 @@ def test_the_schedule_begins_anew_with_each_round_and_ends_with_the_last() -> No
     # Four final epochs stretch the schedule of a round, which has two.
     found = [steps.schedule_epochs(progress) for progress in (0.0, 1.5, 2.0, 4.5, 5.0, 7.0, 8.5)]
     assert found == [0.0, 1.5, 0.0, 0.5, 0.0, 1.0, 1.75]
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_models_from_random_weights_are_asked_for_their_current_features(
+    num_ranks: int, digits_folder: Path, starts: dict[str, str], tmp_path: Path
+) -> None:
+    """They are computed anew in each round, and do not stay in the run directory."""
+    config = synergy_config(
+        digits_folder,
+        starts,
+        tmp_path,
+        "all",
+        model_a={"name": "test_resnet", "pretrained": False},
+        model_b={"name": "test_efficientnet", "pretrained": False},
+        cotrain={"num_epochs": 2, "epochs_per_round": 1},
+    )
+    assert config.structure_features == "current"
+    run_ranks(train_run, num_ranks, tmp_path, config)
+    lines = [line for line in history_of(tmp_path / "run") if line["phase"] == "cotrain"]
+    assert all(line["num_selected_a"] == lines[1]["num_selected_a"] > 0 for line in lines[1:])
+    assert not (tmp_path / "run" / "features").exists()
+    assert not (tmp_path / "cache").exists()
