@@ -137,15 +137,17 @@ class Heartbeat:
             # In place of the counter, and after the threads have ended: a beat would write over it.
             self._store.set(self._key(self._rank), LEFT + why)
             if self._rank == 0:
-                self._wait_until_left(range(1, len(self._labels)))
+                self._wait_until_left(
+                    range(1, len(self._labels)), self._interval + 2 * GRACE_SECONDS
+                )
         except dist.DistError:  # the store is gone, and so are those who could hear
             pass
 
-    def _wait_until_left(self, ranks: Iterable[int]) -> None:
+    def _wait_until_left(self, ranks: Iterable[int], limit_seconds: float) -> None:
         keys = [self._key(rank) for rank in ranks]
         if not keys:  # the store answers nothing to that
             return
-        limit = time.monotonic() + self._interval + 2 * GRACE_SECONDS
+        limit = time.monotonic() + limit_seconds
         while time.monotonic() < limit:
             if all(value.startswith(LEFT.encode()) for value in self._store.multi_get(keys)):
                 return
@@ -290,8 +292,9 @@ class Heartbeat:
         _say(self._own(text))
         try:
             self._store.set(self._key(self._rank), LEFT + VERDICT + text)
-            if self._rank == 0:  # the store ends with this process
-                self._wait_until_left(set(range(1, len(self._labels))) - silent)
+            if self._rank == 0:  # the store ends with this process; on a busy machine some hear late
+                others = set(range(1, len(self._labels))) - silent
+                self._wait_until_left(others, self._interval + self.lost_after_seconds)
         except dist.DistError:
             pass
         _exit(EXIT_PEER_LOST)

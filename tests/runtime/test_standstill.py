@@ -22,7 +22,7 @@ from cotrain_dist.runtime.standstill import Beat, Progress
 from cotrain_dist.training import evaluate, steps
 from cotrain_dist.training import train as train_module
 
-LIMITS = {"lost_after_seconds": 3.0, "stalled_after_seconds": 5.0}
+LIMITS = {"lost_after_seconds": 6.0, "stalled_after_seconds": 5.0}
 NOTICED_SECONDS = 20.0
 
 

@@ -1,0 +1,262 @@
+"""How good can heads be that see labels alone? The grid behind the arm `vote`, on V.
+
+    python benchmarks/heads_of_labels_alone.py CLASS_FOLDERS START_A START_B --num_labels 612
+        [--seeds 100 101 102] [--labels_by random herding] [--test_fraction 0.2]
+
+Each trial is a form of the features (plain; of length 1; roots of length 1; whitened, by all images
+that are not held out) and a kind of head (logistic regression; one direction per class), with its
+penalty or concentration chosen by cross-validation on the labels, and for logistic regression on
+plain features with each penalty that cross-validation chooses from. The last rows choose among the
+forms: by cross-validation, for each model by itself. T is never looked at. Whitening and centers
+see images of U, no label of theirs. Prints the vote of both models on V in %: mean, standard
+deviation, and the gain over what the product fits, paired by seed.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+
+from cotrain_dist.config import resolve_role
+from cotrain_dist.config.parsing import parse_config
+from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.splits import draw_split_table
+from cotrain_dist.inference.choose import Query, choose
+from cotrain_dist.keys import keyed_generator
+from cotrain_dist.method.class_means import (
+    ClassMeans,
+    Whitening,
+    class_sums,
+    encode_roots,
+    moments_of,
+    shares_of,
+)
+from cotrain_dist.method.heads import (
+    PENALTIES,
+    Floats,
+    Ints,
+    choose_penalty,
+    fit_head,
+    folds_of,
+    log_sum_exp,
+    scaling_of,
+)
+from cotrain_dist.method.splits import Split
+from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.study.labels import pool_of
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.features import JointFeatures, both_features
+from cotrain_dist.training.setup import first_models, open_pixels, start_world
+from cotrain_dist.training.student import build_classifier
+
+SHRINKAGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+CONCENTRATIONS = (5.0, 10.0, 20.0, 40.0, 80.0)
+LOWEST = 1e-12
+
+Probs = Callable[[Floats], Floats]
+"""From rows of features to class probabilities."""
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """One model's labeled rows [n, F], their classes [n], and the images that are not held out."""
+
+    rows: Floats
+    targets: Ints
+    pool: Floats
+    num_classes: int
+    seed: int
+
+
+def unit(rows: Floats) -> Floats:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), LOWEST)
+
+
+def roots(rows: Floats) -> Floats:
+    return unit(np.sign(rows) * np.sqrt(np.abs(rows)))
+
+
+def form_of(name: str, pool: Floats) -> Probs:
+    """The named form of features, fitted to the images that are not held out."""
+    kind, _, value = name.partition(" ")
+    if kind == "plain":
+        return lambda rows: rows
+    if kind == "length1":
+        center = pool.mean(axis=0)
+        return lambda rows: unit(rows - center)
+    if kind == "roots":
+        center = roots(pool).mean(axis=0)
+        return lambda rows: unit(roots(rows) - center)
+    assert kind == "whitened"
+    points = encode_roots(pool.astype(np.float32))
+    whitening = Whitening.of(*moments_of(points), len(points), float(value))
+    return lambda rows: whitening.apply(encode_roots(rows.astype(np.float32))) / 2.0**14
+
+
+def logistic(given: Labeled, penalty: float | None) -> tuple[Probs, float]:
+    """A head, and its loss on labels that it has not seen (cross-validation)."""
+    scaling = scaling_of(given.pool)
+    if penalty is None:
+        penalty = choose_penalty(
+            given.rows, given.targets, given.num_classes, scaling, given.seed
+        )
+
+    def fit(rows: Floats, targets: Ints) -> Probs:
+        head = fit_head(rows, targets, given.num_classes, penalty, scaling)
+        return lambda seen: softmax(seen @ head.weight.T + head.bias)
+
+    return fit(given.rows, given.targets), held_out_loss(fit, given)
+
+
+def directions(given: Labeled) -> tuple[Probs, float]:
+    """One direction per class; the concentration is chosen by cross-validation."""
+
+    def fit_with(concentration: float) -> Callable[[Floats, Ints], Probs]:
+        def fit(rows: Floats, targets: Ints) -> Probs:
+            sums = np.zeros((given.num_classes, rows.shape[1]))
+            np.add.at(sums, targets, rows)
+            counts = np.bincount(targets, minlength=given.num_classes)
+            own = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), LOWEST)
+            prior = np.where(counts > 0, np.log((counts + 0.5) / (counts + 0.5).sum()), -1e4)
+            return lambda seen: softmax(concentration * unit(seen) @ own.T + prior)
+
+        return fit
+
+    losses = [held_out_loss(fit_with(value), given) for value in CONCENTRATIONS]
+    best = int(np.argmin(losses))
+    return fit_with(CONCENTRATIONS[best])(given.rows, given.targets), losses[best]
+
+
+def held_out_loss(fit: Callable[[Floats, Ints], Probs], given: Labeled) -> float:
+    folds = folds_of(given.targets, given.seed)
+    losses = np.full(len(folds), -np.log(1e-3))
+    for fold in range(int(folds.max()) + 1 if folds.max() else 0):
+        held = folds == fold
+        probs = fit(given.rows[~held], given.targets[~held])(given.rows[held])
+        own = probs[np.arange(int(held.sum())), given.targets[held]]
+        losses[held] = -np.log(np.maximum(own, 1e-3))
+    return float(losses.mean())
+
+
+def softmax(logits: Floats) -> Floats:
+    return np.asarray(np.exp(logits - log_sum_exp(logits)[:, None]))
+
+
+def trials() -> Mapping[str, tuple[str, Callable[[Labeled], tuple[Probs, float]]]]:
+    """Name -> form and kind of head."""
+    forms = ["plain", "length1", "roots", *(f"whitened {value:g}" for value in SHRINKAGES)]
+    found = {f"logistic, {form}": (form, lambda given: logistic(given, None)) for form in forms}
+    for value in PENALTIES:
+        found[f"logistic, plain, penalty {value:.1e}"] = (
+            "plain",
+            lambda given, value=value: logistic(given, value),
+        )
+    found |= {f"directions, {form}": (form, directions) for form in forms}
+    return found
+
+
+BASE = "logistic, plain"
+"""What the product fits."""
+
+
+def measure(stores, table, seed: int, labeled: torch.Tensor) -> dict[str, float]:
+    """Accuracy of the vote on V in % by trial."""
+    ids, pool, held = labeled.sort().values, pool_of(table), table.sample_ids(Split.V)
+    targets = table.class_ids[ids].numpy()
+    probs: dict[str, list[Floats]] = {}
+    losses: dict[str, list[float]] = {}
+    for store in stores:
+        rows = [store.read(some).double().numpy() for some in (ids, pool, held)]
+        forms: dict[str, list[Floats]] = {}
+        for name, (form, kind) in trials().items():
+            if form not in forms:
+                change = form_of(form, rows[1])
+                forms[form] = [change(own) for own in rows]
+            learned, unlabeled, seen = forms[form]
+            given = Labeled(learned, targets, unlabeled, len(table.class_names), seed)
+            predict, loss = kind(given)
+            probs.setdefault(name, []).append(predict(seen))
+            losses.setdefault(name, []).append(loss)
+    free = [name for name in trials() if "penalty" not in name]
+    chosen = [min(free, key=lambda name: losses[name][place]) for place in range(2)]
+    probs["chosen by cross-validation"] = [probs[name][i] for i, name in enumerate(chosen)]
+    whitened = next(name for name in free if name == "directions, whitened 0.3")
+    probs["logistic, plain + directions, whitened 0.3"] = [*probs[BASE], *probs[whitened]]
+    print(f"seed {seed}: cross-validation chose {chosen}", flush=True)
+    truth = table.class_ids[held].numpy()
+    return {
+        name: 100 * float((np.mean(own, axis=0).argmax(axis=1) == truth).mean())
+        for name, own in probs.items()
+    }
+
+
+def main() -> None:
+    """Run the grid, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("images", "start_a", "start_b"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[100, 101, 102])
+    parser.add_argument("--labels_by", nargs="+", default=["random", "herding"])
+    parser.add_argument("--num_labels", type=int, required=True)
+    parser.add_argument("--test_fraction", type=float, default=0.2)
+    given = parser.parse_args()
+    values = {
+        "device": "cpu",
+        "data.root": str(given.images),
+        "data.image_size": 112,
+        "data.test_fraction": given.test_fraction,
+        "data.validation_fraction": 0.2,
+        "data.labeled_fraction": 0.1,  # they are drawn anew below
+        "model_a.pretrained": str(given.start_a),
+        "model_a.train": "head",
+        "model_b.pretrained": str(given.start_b),
+        "model_b.train": "head",
+    }
+    config = parse_config([f"--{key}={value}" for key, value in values.items()], "grid")
+    found: dict[str, dict[str, list[float]]] = {}
+    with start_world(config) as rt:
+        for seed in given.seeds:
+            table = draw_split_table(list_images(config.data), config.data, seed)
+            reporter = Reporter(False, rt.progress)
+            images = Images(table, open_pixels(config.data, table.listing, rt, reporter))
+            ctx = RunContext(config, rt, RunDirectory(Path("unused")), reporter)
+            models = first_models(config, rt.roles_here, table.class_names)
+            stores = both_features(
+                [
+                    build_classifier(role, model, resolve_role(config, role.value), rt)
+                    for role, model in models.items()
+                ],
+                images,
+                ctx,
+            )
+            pool = pool_of(table)
+            for strategy in given.labels_by:
+                if strategy == "random":
+                    order = torch.randperm(
+                        len(pool), generator=keyed_generator(seed, "labels at random")
+                    )
+                    labeled = pool[order[: given.num_labels]]
+                else:
+                    query = Query(strategy, given.num_labels, seed)
+                    joint = JointFeatures.of(stores, pool)
+                    labeled = torch.tensor(choose(query, pool, pool[:0], joint, None, rt.control))
+                for name, value in measure(stores, table, seed, labeled).items():
+                    found.setdefault(strategy, {}).setdefault(name, []).append(value)
+                report(found, strategy)
+
+
+def report(found: dict[str, dict[str, list[float]]], strategy: str) -> None:
+    print(f"labels by {strategy}")
+    base = found[strategy][BASE]
+    for name, values in found[strategy].items():
+        sd = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+        print(f"  {name:44s} {mean(values):.1f}{sd}  {mean(values) - mean(base):+.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
