@@ -146,8 +146,10 @@ def _create(config: RoleConfig, num_classes: int, pretrained: bool | str = False
     if known is not None and known.fixed_input_size:
         options["img_size"] = config.image_size
     name = f"local-dir:{pretrained}" if isinstance(pretrained, str) else config.name
-    model: nn.Module = timm.create_model(name, pretrained=bool(pretrained), **options)
-    return model
+    model: Any = timm.create_model(name, pretrained=bool(pretrained), **options)
+    if pretrained and model.pretrained_cfg["num_classes"] == num_classes:
+        model.reset_classifier(num_classes)  # timm keeps it there: that of other classes, as many
+    return cast(nn.Module, model)
 
 
 @torch.no_grad()

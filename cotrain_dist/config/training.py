@@ -190,6 +190,9 @@ class PretrainConfig:
     epoch's end. null trains all epochs."""
     eval_every_epochs: int = 5
     """Measure on T after every so many epochs, and after the last."""
+    fit_head: bool = False
+    """Fit the last layer to the labels before the first step, on the features of the start, where a
+    whole model is trained: for pretrained starts. `train: head` does nothing else."""
     labels: Literal["own", "shared"] = "own"
     """Labeled images of Step 1: each model its own split, or both L_A and L_B, as a baseline."""
 

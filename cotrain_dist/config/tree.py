@@ -98,6 +98,7 @@ class Config:
                 "give one of them an epoch or more",
             )
         self._check_probabilities()
+        self._check_fitted_heads()
         self._check_structure()
         self._check_steps_of_heads()
         self._check_views()
@@ -149,6 +150,18 @@ class Config:
                     getattr(self.train, name),
                     "does nothing where both models have train: head, which take no steps",
                     "leave it out, or train all of a model",
+                )
+
+    def _check_fitted_heads(self) -> None:
+        """Raise UserError where a last layer is to be fitted to what random weights give."""
+        for name in ("a", "b"):
+            own = getattr(self, f"model_{name}")
+            if self.pretrain.fit_head and not (own.pretrained or own.init_from):
+                raise UserError(
+                    "pretrain.fit_head",
+                    "true",
+                    f"model_{name} begins with random weights, which give no features",
+                    f"give model_{name}.pretrained or model_{name}.init_from, or leave it out",
                 )
 
     def _check_structure(self) -> None:

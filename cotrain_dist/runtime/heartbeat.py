@@ -292,7 +292,7 @@ class Heartbeat:
         _say(self._own(text))
         try:
             self._store.set(self._key(self._rank), LEFT + VERDICT + text)
-            if self._rank == 0:  # the store ends with this process; on a busy machine some hear late
+            if self._rank == 0:  # the store ends with this process, and some may hear late
                 others = set(range(1, len(self._labels))) - silent
                 self._wait_until_left(others, self._interval + self.lost_after_seconds)
         except dist.DistError:

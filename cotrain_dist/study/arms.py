@@ -36,6 +36,8 @@ class Arm:
     stopped rising, where there is a V."""
     needs_views: bool = False
     """Left out where models fit their last layer alone, or where images are not augmented."""
+    needs_steps: bool = False
+    """Left out where models fit their last layer alone: a fit has no steps to compare."""
     former: str = ""
     """Its name, and that of its folder, in studies of format 1."""
 
@@ -54,6 +56,10 @@ With each model on its own labels it is `none-own`."""
 VOTE = "vote"
 """Both models on all labels from the start, and the mean of their probabilities: the baseline that
 counts, fine-tuned or as heads, as the settings say."""
+
+VOTE_EQUAL = "vote-equal"
+"""The same with as many steps in Step 2 as `synergy` takes: so what U teaches is held against more
+of the labels, not against a shorter training."""
 
 PAPER = "paper"
 """Condition 2 as section 3 of the paper has it: its own R in even epochs, labels own."""
@@ -211,6 +217,14 @@ ARMS = (
         title="recipe synergy: vote, calibration and the structure of U",
         settings={**RECIPES[SYNERGY], "selection.threshold": None},
         begins="shared",
+    ),
+    Arm(
+        name=VOTE_EQUAL,
+        title="each model on L_A and L_B from the start, at the steps of synergy",
+        settings={"labels": "shared"},
+        begins="shared",
+        steps_of=SYNERGY,
+        needs_steps=True,
     ),
     Arm(
         name=CEILING,

@@ -38,6 +38,7 @@ from cotrain_dist.study.settings import (
     SPLITS_OF_CEILING,
     arm_config,
     ceiling_config,
+    has_steps,
     has_views,
     start_config,
     with_num_epochs,
@@ -63,6 +64,10 @@ def reproduce(
             if arm.needs_views and not has_views(base):
                 if rt.is_lead and not quiet:
                     build_console().print(f"{arm.name}: images have no views here, left out")
+                continue
+            if arm.needs_steps and not has_steps(base):
+                if rt.is_lead and not quiet:
+                    build_console().print(f"{arm.name}: heads have no steps, left out")
                 continue
             if arm.begins == "all" and not on_lead(partial(_knows_labels_of_pool, of_seed), rt):
                 if rt.is_lead and not quiet:
@@ -147,7 +152,8 @@ def _config_of(arm: Arm, base: Config, seed: int, folder: Path, rt: Runtime) -> 
     if arm.begins == "all":
         return ceiling_config(arm, config, folder, counts.num_labeled, counts.num_all)
     if arm.begins == "shared" and arm.steps_of:
-        config = with_num_epochs(config, math.ceil(counts.steps_before / steps_shared))
+        if BY_NAME[arm.steps_of].begins != "shared":  # else it takes the same Step 1
+            config = with_num_epochs(config, math.ceil(counts.steps_before / steps_shared))
         # Its length is given by steps; a model that stopped early would take fewer.
         config = with_settings(
             config, {"pretrain.stop_at_train_accuracy": None, "pretrain.patience_epochs": None}

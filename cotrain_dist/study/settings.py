@@ -31,6 +31,11 @@ def has_views(base: Config) -> bool:
     return all(own.model.train == "all" and own.augmentation != "off" for own in roles)
 
 
+def has_steps(base: Config) -> bool:
+    """Whether a model is trained whole, by steps: the arms of `needs_steps`."""
+    return any(resolve_role(base, role.value).model.train == "all" for role in ROLES)
+
+
 def without_recipe(base: Config) -> Config:
     """The settings with those of `recipe: paper` where another recipe has decided."""
     if base.recipe == "paper":

@@ -84,7 +84,7 @@ def train_one_epoch(
             is_first=start.epoch == 1,
         )
         for student in students:
-            restart(student, images.table.class_names, ctx.store)
+            restart(student, images, ctx)
 
     meet_peers(students, ctx.runtime)  # where they teach each other within the steps
 

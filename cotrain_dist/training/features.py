@@ -65,15 +65,21 @@ def weights_digest(backbone: nn.Module, head: nn.Linear) -> str:
 
 
 def fill_store(
-    store: FeatureStore, student: Classifier, pixels: PixelSource, reporter: Reporter
+    store: FeatureStore,
+    student: Classifier,
+    pixels: PixelSource,
+    reporter: Reporter,
+    wanted: Tensor | None = None,
 ) -> None:
     """Collective over the role group: compute what is missing, each rank its blocks, in turn.
 
-    Raises UserError where the folder cannot be written, or is not one that all ranks share.
+    wanted: sample_ids; None is all images. Raises UserError where the folder cannot be written, or
+    is not one that all ranks share.
     """
     group, what = student.group, f"features {student.role.name}"
     store.look()
-    own = [store.missing(block) for block in range(group.index, store.num_blocks, group.size)]
+    blocks = range(group.index, store.num_blocks, group.size)
+    own = [_wanted_of(store.missing(block), wanted) for block in blocks]
     missing = [sample_ids for sample_ids in own if len(sample_ids)]
     num_images = sum(map(len, missing))
 
@@ -90,7 +96,11 @@ def fill_store(
     if missing:
         reporter.say(f"{what}: {num_images} images to {store.path}")
     together(compute, group)  # nobody reads before all have written
-    together(lambda: check_all(store), group)
+    together(lambda: check_all(store, wanted), group)
+
+
+def _wanted_of(sample_ids: Tensor, wanted: Tensor | None) -> Tensor:
+    return sample_ids if wanted is None else sample_ids[torch.isin(sample_ids, wanted)]
 
 
 def _features_in_full(student: Classifier, images: Tensor) -> Tensor:
@@ -100,10 +110,11 @@ def _features_in_full(student: Classifier, images: Tensor) -> Tensor:
     return features_of(student.whole, full)[: len(images)]
 
 
-def check_all(store: FeatureStore) -> None:
+def check_all(store: FeatureStore, wanted: Tensor | None = None) -> None:
     """Look anew; raise UserError where features are not here that other ranks have written."""
     store.look()
-    absent = sum(len(store.missing(block)) > 0 for block in range(store.num_blocks))
+    blocks = range(store.num_blocks)
+    absent = sum(len(_wanted_of(store.missing(block), wanted)) > 0 for block in blocks)
     if absent:
         raise UserError(
             "data.feature_cache",

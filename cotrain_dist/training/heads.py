@@ -47,6 +47,37 @@ def freeze_backbone(student: Student, images: Images, ctx: RunContext) -> Studen
     return with_head_alone(student, frozen)
 
 
+LEAST_BIAS = -20.0
+"""Of a class without a labeled image, where the whole model is trained on: a loss that smooths its
+labels would not bear NEVER."""
+
+
+def begin_with_fitted_head(student: Student, images: Images, ctx: RunContext) -> None:
+    """`pretrain.fit_head`: fit the last layer of a whole model to its labels, as it begins.
+
+    Linear probing, then fine-tuning (Kumar et al. 2022, arXiv 2202.10054): steps from a random last
+    layer would first undo what the start knows. Collective over the role group: the features of the
+    labeled images are computed where they are not kept; every rank then solves the same problem.
+    """
+    config = student.config.pretrain
+    if student.frozen is not None or not (config.fit_head and config.num_epochs):
+        return
+    learned = images.table.labeled(student.role, config.labels)
+    head = head_of(student.whole, f"model_{student.role.value}.name")
+    digests = images.table.listing.digests
+    store = open_store(student.whole, head, student.preprocessing, digests, ctx.config.data)
+    with ctx.runtime.clock.measure("features"):
+        fill_store(store, student, images.pixels, ctx.reporter, learned.sample_ids)
+    with ctx.runtime.progress.excused():  # to choose the penalty takes a while and tells nothing
+        rows = store.read(learned.sample_ids).double().numpy()
+        fitted = fit_rows(rows, learned, student.num_classes, scaling_of(rows), student.config)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(fitted.weight))
+        head.bias.copy_(torch.from_numpy(fitted.bias).clamp(min=LEAST_BIAS))
+    if student.ema is not None:
+        student.ema.restart(student.model)
+
+
 def scaling_of_images(store: FeatureStore, images: Images) -> Scaling:
     """Center and scale over images that are learned from: their labels do not matter."""
     unseen = torch.tensor([Split.T, Split.V, Split.OUT])

@@ -12,10 +12,10 @@ from cotrain_dist.method.splits import Split
 from cotrain_dist.models import build_model, load_saved
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.store.features import FeatureStore
-from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.consistency import begin_consistency
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.features import both_features
+from cotrain_dist.training.heads import begin_with_fitted_head
 from cotrain_dist.training.pool import PoolVotes, exchange_selected, vote_on_pool
 from cotrain_dist.training.probabilities import exchange_probabilities
 from cotrain_dist.training.promise import STEP_ONE
@@ -85,10 +85,11 @@ def _exchange_by_current_features(
 
 
 @torch.no_grad()
-def restart(student: Student, class_names: Sequence[str], store: RunDirectory) -> None:
-    """Where `cotrain.restart` says so: earlier weights, a new optimizer. No communication.
+def restart(student: Student, images: Images, ctx: RunContext) -> None:
+    """Where `cotrain.restart` says so: earlier weights, a new optimizer.
 
-    With train.ema_decay the weights of Step 1 are those of the EMA there, which begins anew.
+    Collective over the role group with `pretrain.fit_head`. With train.ema_decay the weights of
+    Step 1 are those of the EMA there, which begins anew.
     """
     if student.frozen is not None:
         return  # a last layer is fitted anew in each epoch
@@ -96,13 +97,15 @@ def restart(student: Student, class_names: Sequence[str], store: RunDirectory) -
         case "never":
             return
         case "start":
-            saved = build_model(student.config, student.role, class_names)
+            saved = build_model(student.config, student.role, images.table.class_names)
         case "step_one":
             # Every rank of the role reads what its lead has written before the roles met.
-            saved = load_saved(store.models / f"{STEP_ONE}{student.role.value}")
+            saved = load_saved(ctx.store.models / f"{STEP_ONE}{student.role.value}")
     tensors = saved.state_dict()
     for name, values in student.whole.state_dict().items():
         values.copy_(tensors[name])  # in place: DDP and a compiled step hold these very tensors
+    if student.config.cotrain.restart == "start":
+        begin_with_fitted_head(student, images, ctx)
     start_step_two(student)
     begin_consistency(student)
     if student.ema is not None:

@@ -43,13 +43,14 @@ from cotrain_dist.training.environment import environment_file, environment_of, 
 from cotrain_dist.training.exports import choose_without_validation, save_best
 from cotrain_dist.training.folds import has_folds, right_by_folds
 from cotrain_dist.training.guards import candidates_of, watch_step_one, weights_by_role
-from cotrain_dist.training.heads import freeze_backbone
+from cotrain_dist.training.heads import begin_with_fitted_head, freeze_backbone
 from cotrain_dist.training.peers import build_peer, peers_here
 from cotrain_dist.training.pretrain import pretrain
 from cotrain_dist.training.promise import settle
 from cotrain_dist.training.rounds import features_at_start
 from cotrain_dist.training.setup import fetch_models, first_models, prepare, start_world
 from cotrain_dist.training.student import Student, build_student, start_step_two
+from cotrain_dist.types import Position
 
 
 def train(config: Config, *, resume: bool, quiet: bool = False) -> list[Record]:
@@ -163,6 +164,8 @@ def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> 
     )
     own_records = {}
     for student, state in zip(students, states, strict=True):
+        if state.next == Position():
+            begin_with_fitted_head(student, images, ctx)
         pretrain(student, state, images, ctx)
         if student.is_lead:
             own_records[student.role.value] = state.records
