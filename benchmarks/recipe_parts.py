@@ -108,7 +108,7 @@ def splits_of(given: argparse.Namespace, seed: int) -> Path:
         data = DataConfig(
             source="imagefolder",
             root=str(given.images),
-            test_fraction=0.2,
+            test_fraction=getattr(given, "test_fraction", 0.2),
             validation_fraction=0.2,
             labeled_fraction=0.1,  # drawn anew below
         )
