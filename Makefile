@@ -1,8 +1,9 @@
 PYTHON ?= python3
 BIN = .venv/bin
+TESTER = python -m pytest
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test test-all test-gpu demo docs bench reproduce-quick
+.PHONY: setup lint test test-all test-slow test-gpu demo docs bench reproduce-quick
 
 setup: .venv/installed
 
@@ -18,11 +19,15 @@ lint: setup
 
 # For a newcomer: what matters, with real ranks and every command once; five minutes at most.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/$(TESTER) -m "not slow"
 
 # Everything, on a SLURM of two nodes where one is installed; every error that a user can meet.
-test-all: setup
-	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest
+test-all: TESTER = coverage run -m pytest
+test-all: test test-slow
+
+# What `test` leaves out, and with its coverage, where it was measured, all user errors.
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -m slow
 	$(BIN)/coverage combine --quiet
 	$(BIN)/python tests/uncovered_user_errors.py
 

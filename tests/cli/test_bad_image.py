@@ -68,7 +68,8 @@ def train_while_the_other_waits(command: list[str], which: int) -> int:
     return cli.main(command)
 
 
-@pytest.mark.parametrize("which", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
 def test_a_mistake_that_one_of_two_ranks_meets(
     which: int, digits_folder: Path, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def _stop_at_the_very_end(config: Config) -> None:
     rt.close()
 
 
+@pytest.mark.slow
 def test_a_rank_that_stops_at_the_very_end_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(RanksFailed) as failure:
         run_ranks(_stop_at_the_very_end, 2, tmp_path, _config(tmp_path), timeout_seconds=50)

@@ -112,5 +112,6 @@ def _inode(folder: str) -> int:
     return next(int(line.split()[4]) for line in maps if line.endswith(".arrow"))
 
 
+@pytest.mark.slow
 def test_ranks_map_one_file(tmp_path: Path) -> None:
     assert len(set(run_ranks(_inode, 3, tmp_path, str(tmp_path)))) == 1

@@ -64,6 +64,7 @@ def test_a_fraction_is_found_and_trains_on(
     assert parts == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("history.jsonl")}
 
 
+@pytest.mark.slow
 def test_larger_shares_hold_smaller_ones(digits_folder: Path, tmp_path: Path) -> None:
     config = settings(digits_folder, tmp_path / "study")
     goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=2)

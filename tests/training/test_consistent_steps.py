@@ -275,7 +275,10 @@ def _train_until_killed(config: Config) -> str:
     return "not killed"
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_ranks",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
+)
 def test_killed_and_resumed_ends_bit_equal(
     num_ranks: int, digits_folder: Path, pretrained: Path, undisturbed: Any, tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def outcome_of(run: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize(("rate", "passes"), [(1e-3, True), (1e-8, False)])
 def test_killed_and_resumed_it_comes_to_the_same_end(
     num_ranks: int, rate: float, passes: bool, digits_folder: Path, pretrained: Path, tmp_path: Path

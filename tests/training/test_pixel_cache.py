@@ -84,6 +84,7 @@ def weights(run: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_on_a_damaged_refused_or_missing_cache_is_the_same_run(
     digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

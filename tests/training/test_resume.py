@@ -167,7 +167,10 @@ def _commits(run: Path, folder: str) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints" / folder).iterdir())
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "num_ranks",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
+)
 def test_killed_three_times_and_resumed_ends_bit_equal(
     num_ranks: int, start: _Start, undisturbed: Any, tmp_path: Path
 ) -> None:
