@@ -322,14 +322,14 @@ def _begin_a_round_again(config: Config) -> dict[str, Any]:
     """A body: a training; what each model is where its last round begins, by role."""
     found = {}
 
-    def look(student: Any, class_names: Any, store: Any) -> None:
-        restart(student, class_names, store)
+    def look(student: Any, images: Any, ctx: Any) -> None:
+        restart(student, images, ctx)
         state = student.model.state_dict()
         found[student.role.value] = {
             "is step one": all(
                 torch.equal(values, state[name])
                 for name, values in load_file(
-                    store.models / f"step_one_{student.role.value}" / "model.safetensors"
+                    ctx.store.models / f"step_one_{student.role.value}" / "model.safetensors"
                 ).items()
             ),
             "is ema": torch.equal(pack_weights(student.predictor), pack_weights(student.model)),
