@@ -1,7 +1,7 @@
 """How good can heads be that see labels alone? The grid behind the arm `vote`, on V.
 
     python benchmarks/heads_of_labels_alone.py CLASS_FOLDERS START_A START_B --num_labels 612
-        [--seeds 100 101 102] [--labels_by random herding] [--test_fraction 0.2]
+        [--seeds 100 101 102] [--labels_by random herding] [--test_fraction 0.2] [--study FOLDER]
 
 Each trial is a form of the features (plain; of length 1; roots of length 1; whitened, by all images
 that are not held out) and a kind of head (logistic regression; one direction per class), with its
@@ -10,21 +10,26 @@ plain features with several penalties and below. The last rows choose among the 
 cross-validation, for each model by itself, or take the mean of both kinds of heads. T is never
 looked at. Whitening and centers see images of U, no label of theirs. Prints the vote of both models
 on V in %: mean, standard deviation, and the gain over what the product fits, paired by seed.
+
+With --study, the folder of a `reproduce --labels_by`, the trials of FROZEN alone, which were best
+on V of Caltech-101, are measured once: on T, with the labels of that study.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from cotrain_dist.config import resolve_role
+from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.data.sources import list_images
-from cotrain_dist.data.splits import draw_split_table
+from cotrain_dist.data.splits import SplitTable, draw_split_table, load_split_table
 from cotrain_dist.inference.choose import Query, choose
 from cotrain_dist.keys import keyed_generator
 from cotrain_dist.method.class_means import (
@@ -43,9 +48,12 @@ from cotrain_dist.method.heads import (
     scaling_of,
 )
 from cotrain_dist.method.splits import Split
+from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.progress import Reporter
+from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.study.labels import pool_of
+from cotrain_dist.study.labels_by import LABELS, SPLITS_OF_SEED
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.features import JointFeatures, both_features
 from cotrain_dist.training.setup import first_models, open_pixels, start_world
@@ -174,17 +182,29 @@ def trials() -> Mapping[str, tuple[str, Callable[[Labeled], tuple[Probs, Held]]]
 BASE = "logistic, plain"
 """What the product fits."""
 
+FROZEN = (BASE, "directions, whitened 3")
+"""And the mean of both."""
 
-def measure(stores, table, seed: int, labeled: torch.Tensor) -> dict[str, float]:
-    """Accuracy of the vote on V in % by trial."""
-    ids, pool, held = labeled.sort().values, pool_of(table), table.sample_ids(Split.V)
+
+def measure(
+    stores: Sequence[FeatureStore],
+    table: SplitTable,
+    seed: int,
+    labeled: Tensor,
+    *,
+    is_study: bool,
+) -> dict[str, float]:
+    """Accuracy of the vote in % by trial: on V, or on T with the labels of a study."""
+    ids, pool = labeled.sort().values, pool_of(table)
+    held = table.sample_ids(Split.T if is_study else Split.V)
+    tried = {name: own for name, own in trials().items() if name in FROZEN or not is_study}
     targets = table.class_ids[ids].numpy()
     probs: dict[str, list[Floats]] = {}
     losses: dict[str, list[Held]] = {}
     for store in stores:
         rows = [store.read(some).double().numpy() for some in (ids, pool, held)]
         forms: dict[str, list[Floats]] = {}
-        for name, (form, kind) in trials().items():
+        for name, (form, kind) in tried.items():
             if form not in forms:
                 change = form_of(form, rows[1])
                 forms[form] = [change(own) for own in rows]
@@ -193,7 +213,7 @@ def measure(stores, table, seed: int, labeled: torch.Tensor) -> dict[str, float]
             predict, loss = kind(given)
             probs.setdefault(name, []).append(predict(seen))
             losses.setdefault(name, []).append(loss)
-    free = [name for name in trials() if "penalty" not in name]
+    free = [name for name in tried if "penalty" not in name]
     for place, what in enumerate(("loss", "errors")):
         chosen = [min(free, key=lambda name: losses[name][i][place]) for i in range(2)]
         probs[f"chosen by {what}"] = [probs[name][i] for i, name in enumerate(chosen)]
@@ -216,50 +236,76 @@ def main() -> None:
     parser.add_argument("--labels_by", nargs="+", default=["random", "herding"])
     parser.add_argument("--num_labels", type=int, required=True)
     parser.add_argument("--test_fraction", type=float, default=0.2)
+    parser.add_argument("--study", type=Path)
     given = parser.parse_args()
+    config = _config(given)
+    found: dict[str, dict[str, list[float]]] = {}
+    with start_world(config) as rt:
+        for seed in given.seeds:
+            table = _table(given, config, seed)
+            stores = _stores(config, table, rt)
+            for strategy in given.labels_by:
+                labeled = _labels(given, seed, strategy, table, stores, rt)
+                values = measure(stores, table, seed, labeled, is_study=given.study is not None)
+                for name, value in values.items():
+                    found.setdefault(strategy, {}).setdefault(name, []).append(value)
+                report(found, strategy)
+
+
+def _config(given: argparse.Namespace) -> Config:
     values = {
         "device": "cpu",
         "data.root": str(given.images),
         "data.image_size": 112,
         "data.test_fraction": given.test_fraction,
         "data.validation_fraction": 0.2,
-        "data.labeled_fraction": 0.1,  # they are drawn anew below
+        "data.labeled_fraction": 0.1,  # they are drawn anew
         "model_a.pretrained": str(given.start_a),
         "model_a.train": "head",
         "model_b.pretrained": str(given.start_b),
         "model_b.train": "head",
     }
-    config = parse_config([f"--{key}={value}" for key, value in values.items()], "grid")
-    found: dict[str, dict[str, list[float]]] = {}
-    with start_world(config) as rt:
-        for seed in given.seeds:
-            table = draw_split_table(list_images(config.data), config.data, seed)
-            reporter = Reporter(False, rt.progress)
-            images = Images(table, open_pixels(config.data, table.listing, rt, reporter))
-            ctx = RunContext(config, rt, RunDirectory(Path("unused")), reporter)
-            models = first_models(config, rt.roles_here, table.class_names)
-            stores = both_features(
-                [
-                    build_classifier(role, model, resolve_role(config, role.value), rt)
-                    for role, model in models.items()
-                ],
-                images,
-                ctx,
-            )
-            pool = pool_of(table)
-            for strategy in given.labels_by:
-                if strategy == "random":
-                    order = torch.randperm(
-                        len(pool), generator=keyed_generator(seed, "labels at random")
-                    )
-                    labeled = pool[order[: given.num_labels]]
-                else:
-                    query = Query(strategy, given.num_labels, seed)
-                    joint = JointFeatures.of(stores, pool)
-                    labeled = torch.tensor(choose(query, pool, pool[:0], joint, None, rt.control))
-                for name, value in measure(stores, table, seed, labeled).items():
-                    found.setdefault(strategy, {}).setdefault(name, []).append(value)
-                report(found, strategy)
+    return parse_config([f"--{key}={value}" for key, value in values.items()], "grid")
+
+
+def _table(given: argparse.Namespace, config: Config, seed: int) -> SplitTable:
+    if given.study is not None:
+        return load_split_table(given.study / LABELS / SPLITS_OF_SEED.format(seed))
+    return draw_split_table(list_images(config.data), config.data, seed)
+
+
+def _stores(config: Config, table: SplitTable, rt: Runtime) -> tuple[FeatureStore, FeatureStore]:
+    reporter = Reporter(False, rt.progress)
+    images = Images(table, open_pixels(config.data, table.listing, rt, reporter))
+    models = first_models(config, rt.roles_here, table.class_names)
+    classifiers = [
+        build_classifier(role, model, resolve_role(config, role.value), rt)
+        for role, model in models.items()
+    ]
+    context = RunContext(config, rt, RunDirectory(Path("unused")), reporter)
+    return both_features(classifiers, images, context)
+
+
+def _labels(
+    given: argparse.Namespace,
+    seed: int,
+    strategy: str,
+    table: SplitTable,
+    stores: tuple[FeatureStore, FeatureStore],
+    rt: Runtime,
+) -> Tensor:
+    """sample_ids of the labeled images."""
+    if given.study is not None:
+        points = json.loads((given.study / LABELS / f"seed-{seed}.json").read_text())[strategy]
+        return torch.tensor(
+            next(own["chosen"] for own in points if own["num_labels"] == given.num_labels)
+        )
+    pool = pool_of(table)
+    if strategy == "random":
+        order = torch.randperm(len(pool), generator=keyed_generator(seed, "labels at random"))
+        return pool[order[: given.num_labels]]
+    query, joint = Query(strategy, given.num_labels, seed), JointFeatures.of(stores, pool)
+    return torch.tensor(choose(query, pool, pool[:0], joint, None, rt.control))
 
 
 def report(found: dict[str, dict[str, list[float]]], strategy: str) -> None:
