@@ -103,7 +103,7 @@ def _found(run: Path) -> str:
         values = line["validation"]
         figures = ", ".join(f"{values[k]['top1']:.1%}" for k in ("a", "b", "ensemble"))
         parts.append(f"epoch {line['epoch']}: {figures}")
-    seconds = sum(sum(line["seconds"].values()) for line in lines if "seconds" in line)
+    seconds = sum(line["seconds"] for line in lines)
     return f"{'; '.join(parts)} ({seconds / 60:.1f} min in Step 2)"
 
 
