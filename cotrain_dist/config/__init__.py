@@ -7,6 +7,7 @@ from cotrain_dist.config.consistency import ConsistencyConfig
 from cotrain_dist.config.data import DataConfig
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
+    CheckpointConfig,
     DistributedConfig,
     PlacementConfig,
     PoolConfig,
@@ -17,6 +18,7 @@ from cotrain_dist.config.training import CotrainConfig, PretrainConfig, TrainCon
 from cotrain_dist.config.tree import Config, RoleConfig, resolve_role
 
 __all__ = [
+    "CheckpointConfig",
     "Config",
     "ConsistencyConfig",
     "CotrainConfig",

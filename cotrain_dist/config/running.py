@@ -121,6 +121,35 @@ class PlacementConfig:
     that needs more operations per image."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Commits: what a kill costs at most."""
+
+    # When a commit is made changes no bit of what is trained: these may change on a resume.
+    every_minutes: float | None = 10.0
+    """Commit a model within an epoch whenever so many minutes have passed since its last commit;
+    null: at epoch ends alone. Written in the background."""
+    every_steps: int | None = None
+    """Commit a model within an epoch after every so many of its steps."""
+    keep: int = 2
+    """Commits kept of each model and of both: the newest, and those to fall back to."""
+
+    def __post_init__(self) -> None:
+        if self.every_minutes is not None and self.every_minutes <= 0.0:
+            raise UserError(
+                "checkpoint.every_minutes",
+                self.every_minutes,
+                "must be above 0",
+                "try 10; null commits at epoch ends alone",
+            )
+        if self.every_steps is not None and self.every_steps < 1:
+            raise UserError(
+                "checkpoint.every_steps", self.every_steps, "must be at least 1", "try 500, or null"
+            )
+        if self.keep < 1:
+            raise UserError("checkpoint.keep", self.keep, "must be at least 1", "try 2")
+
+
 LIMITS = (
     *("start_seconds", "timeout_seconds", "lost_after_seconds", "stalled_after_seconds"),
     "wait_for_peer_seconds",

@@ -11,7 +11,7 @@ from cotrain_dist.config.tree import Config
 
 # data.splits_from and data.extra_labels are free: a resume reads the run's own splits.parquet.
 FREE_ON_RESUME = (
-    *("output_dir", "device", "placement", "distributed", "tracking"),
+    *("output_dir", "device", "placement", "distributed", "checkpoint", "tracking"),
     *("data.root", "data.num_workers", "data.splits_from", "data.extra_labels"),
     *("data.feature_cache", "data.cache", "data.cache_gb"),
 )

@@ -9,6 +9,7 @@ from cotrain_dist.config.data import DataConfig, augmentation_of
 from cotrain_dist.config.model import ModelConfig
 from cotrain_dist.config.running import (
     MEAN_RULES,
+    CheckpointConfig,
     DistributedConfig,
     PlacementConfig,
     PoolConfig,
@@ -67,6 +68,8 @@ class Config:
     """Ranks of A and B."""
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
     """Time limits."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Commits."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes the GPUs where there are any."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -39,7 +39,7 @@ MISTAKES = tuple(f"{kind.__name__}: " for kind in (UserError, PeerUserError))
 VERDICT = "verdict: "
 """How the reason of a rank begins that gives up another: all ranks then name the same one."""
 
-GO_ON = "Ending; go on with train --resume from the last committed epoch."
+GO_ON = "Ending; go on with train --resume from the last commit."
 
 GRACE_SECONDS = 1.0
 """How long a rank that hears so may take to end on its own: an error may be all ranks' at once."""

@@ -43,7 +43,7 @@ def _listen(hearing: int) -> None:
             break  # others, such as the keyboard's, have handlers of their own
     message = (
         f"rank {os.environ.get('RANK', '0')}: stopped by {signal.Signals(number).name}; "
-        "go on with train --resume from the last committed epoch"
+        "go on with train --resume from the last commit"
     )
     logger.error(message)
     print(message, file=sys.stderr, flush=True)

@@ -13,7 +13,6 @@ from cotrain_dist.config import CotrainConfig
 from cotrain_dist.config.text import config_digest
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.consistency import FreeState
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.store.checkpoint import (
     MANIFEST,
@@ -22,20 +21,17 @@ from cotrain_dist.store.checkpoint import (
     file_digest,
     keep_last,
     manifest_digest,
-    pack_optimizer,
     read_state,
     read_tensors,
-    unpack_optimizer,
 )
 from cotrain_dist.store.records import PretrainRecord
 from cotrain_dist.store.shared import wait_until_seen
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.packing import exchange_from_tensors, exchange_to_tensors
+from cotrain_dist.training.snapshot import load_snapshot, snapshot_of
 from cotrain_dist.training.student import Student
+from cotrain_dist.training.within import forget_steps
 from cotrain_dist.types import ROLES, Exchange, Position
-
-NUM_KEPT = 2
-"""Commits kept of each role and of the world: the newest, and one to fall back to."""
 
 RIGHT_BEFORE = "right_before"
 """A file of a world commit."""
@@ -93,7 +89,8 @@ def commit_pretrain(
     folder = ctx.store.checkpoints / student.role.value
     _commit_student(student, folder / _name("pretrain", epoch), header)
     if student.is_lead:
-        keep_last(folder, NUM_KEPT)
+        keep_last(folder, ctx.config.checkpoint.keep)
+    forget_steps(student, ctx.store.checkpoints)
 
 
 def commit_cotrain(
@@ -128,7 +125,9 @@ def commit_cotrain(
         if rt.is_lead:
             # Only now: until the world commit stands, a resume needs the commits before it.
             for part_name in ("a", "b", "world"):
-                keep_last(checkpoints / part_name, NUM_KEPT)
+                keep_last(checkpoints / part_name, ctx.config.checkpoint.keep)
+    for student in students:
+        forget_steps(student, ctx.store.checkpoints)
 
 
 def _world_tensors(state: CotrainState, cotrain: CotrainConfig) -> dict[str, dict[str, Tensor]]:
@@ -164,22 +163,12 @@ def _header(phase: str, following: Position, table: SplitTable, ctx: RunContext)
 
 def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> str:
     """Commit one role; returns the digest of its manifest (on its lead rank)."""
-    tensors: dict[str, dict[str, Tensor]] = {}
-    # Of the bare model: DDP and torch.compile put prefixes before the names, which would tie a
-    # commit to a number of ranks.
-    buffers = dict(student.model.named_buffers())
-    tensors[f"buffers-{student.group.index}"] = buffers
+    tensors = {f"buffers-{student.group.index}": dict(student.model.named_buffers())}
     state = None
     if student.is_lead:
-        tensors["model"] = dict(student.model.named_parameters())
-        tensors["optimizer"], rest = pack_optimizer(student.optimizer)
-        state = header | {"optimizer": rest, "scaler": student.scaler.state_dict()}
-        state["features"] = _features_of(student)
-        if student.ema is not None:
-            tensors["ema"] = student.ema.tensors()
-            state["num_ema_updates"] = student.ema.num_updates
-        if student.free is not None:
-            tensors["consistency"] = vars(student.free)
+        own, values = snapshot_of(student)
+        tensors |= own
+        state = header | values | {"features": _features_of(student)}
     commit(target, tensors, state, student.group)
     return file_digest(target / MANIFEST) if student.is_lead else ""
 
@@ -298,25 +287,13 @@ def _restore_student(
             f"put back the weights of model_{student.role.value} and the versions of that run, or "
             "start a new one",
         )
-    parameters = read_tensors(folder, "model")
-    for name, parameter in student.model.named_parameters():
-        # In place, since DDP, the optimizer and a compiled step hold these very tensors.
-        parameter.copy_(parameters[name])
+    load_snapshot(student, folder, state)
     # At an epoch's end all ranks' buffers are equal, so a role with more ranks reads the first's.
     own = f"buffers-{student.group.index}"
     source = own if (folder / f"{own}.safetensors").is_file() else "buffers-0"
     buffers = read_tensors(folder, source)
     for name, buffer in student.model.named_buffers():
         buffer.copy_(buffers[name])
-    unpack_optimizer(student.optimizer, read_tensors(folder, "optimizer"), state["optimizer"])
-    if student.ema is not None:
-        student.ema.restore(read_tensors(folder, "ema"), state["num_ema_updates"])
-    if student.free is not None:
-        saved = read_tensors(folder, "consistency")
-        student.free = FreeState(**{name: own.to(student.device) for name, own in saved.items()})
-    # Empty where the commit was not made in fp16: the scaler then begins with its first factor.
-    if state["scaler"]:
-        student.scaler.load_state_dict(state["scaler"])
     if state["num_ranks"] != ctx.runtime.num_ranks:
         ctx.reporter.warn(
             f"resumed with {ctx.runtime.num_ranks} ranks after {state['num_ranks']}: right, but "

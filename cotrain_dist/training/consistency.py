@@ -5,7 +5,7 @@ asks its model in training mode, labeled and unlabeled images in one batch.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -64,6 +64,20 @@ class Tally:
 
     num_used: Tensor
     num: int = 0
+
+    @classmethod
+    def none(cls, device: torch.device) -> "Tally":
+        """Of no image."""
+        return cls(torch.zeros((), dtype=torch.int64, device=device))
+
+    @classmethod
+    def restored(cls, counts: Mapping[str, Tensor], device: torch.device) -> "Tally":
+        """What `counts` gave."""
+        return cls(counts["num_used"].to(device), int(counts["num_asked"]))
+
+    def counts(self) -> dict[str, Tensor]:
+        """As scalars by name, for a commit within an epoch."""
+        return {"num_used": self.num_used, "num_asked": torch.tensor(self.num)}
 
     def fraction_over(self, group: RankGroup) -> float:
         """Collective over a role group: the used fraction of the images of all its ranks."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,7 @@ from cotrain_dist.training.consistency import Tally, taught_loss, teach_batches
 from cotrain_dist.training.context import RunContext
 from cotrain_dist.training.heads import fit_student
 from cotrain_dist.training.student import Student, average_buffers
+from cotrain_dist.training.within import Progress, Within
 from cotrain_dist.types import Batch, Position, Role, TrainingSet
 
 
@@ -96,34 +97,37 @@ def train_steps(
     pixels: PixelSource,
     ctx: RunContext,
 ) -> Fit:
-    """Take the steps of a plan from `start` on. Collective over the role group."""
+    """Take the steps of a plan from `start` on. Collective over the role group.
+
+    Where a kill has left commits within this epoch, from the last of them on.
+    """
     key = epoch_key(student, phase, start.epoch)
-    steps = range(start.step, len(plan.steps))
-    num_samples = sum(len(plan.steps[step]) for step in steps)
-    batches = load_batches(student, learned, plan, steps, ("augment", *key), pixels)
-    if student.config.train.mixup or student.config.train.cutmix:
-        batches = mix_batches(student, batches, plan.num_micro, steps, ("mix", *key))
-    tally = None
-    if student.teachers:
-        tally = Tally(torch.zeros((), dtype=torch.int64, device=student.device))
-        batches = teach_batches(student, batches, plan, tally)
+    # What was counted of the steps before a kill goes on, so all of them are told of.
+    num_samples = sum(map(len, plan.steps[start.step :]))
     student.trained.train()
-    losses, rate = Losses.none(student.device), 0.0
-    what = f"{phase} {start.epoch}: train {student.role.name}"
-    with ctx.runtime.clock.measure("train"), ctx.reporter.track(what, num_samples) as advance:
-        for step in steps:
-            # From the position alone: whoever enters in the middle of an epoch trains at the same
-            # rate.
-            rate = student.schedule.set_rate(start.epoch - 1 + step / len(plan.steps))
-            # With the rank, else all shards of a step would drop the same units. The price: with
-            # dropout, another number of ranks is another training.
-            step_key = ("dropout", *key, step, student.group.index)
-            step_size = len(plan.steps[step])
-            losses += train_step(student, batches, plan.num_micro, step_size, step_key)
-            advance(step_size)
-        average_buffers(student)
-        mean_loss = losses.mean_over(student.group)
-        used_fraction = None if tally is None else tally.fraction_over(student.group)
+    with Within(student, phase, start, ctx) as within:
+        num_taken, losses, tally = _enter(student, plan, start, within)
+        steps, rate = range(num_taken, len(plan.steps)), 0.0
+        batches = _batches(student, learned, plan, steps, key, tally, pixels)
+        what = f"{phase} {start.epoch}: train {student.role.name}"
+        num_left = sum(map(len, plan.steps[num_taken:]))
+        with ctx.runtime.clock.measure("train"), ctx.reporter.track(what, num_left) as advance:
+            for step in steps:
+                # From the position alone: whoever enters in the middle of an epoch trains at the
+                # same rate.
+                rate = student.schedule.set_rate(start.epoch - 1 + step / len(plan.steps))
+                # With the rank, else all shards of a step would drop the same units. The price:
+                # with dropout, another number of ranks is another training.
+                step_key = ("dropout", *key, step, student.group.index)
+                step_size = len(plan.steps[step])
+                losses += train_step(student, batches, plan.num_micro, step_size, step_key)
+                advance(step_size)
+                if step + 1 < len(plan.steps):  # the last one is followed by the epoch's commit
+                    counts = losses.counts() | ({} if tally is None else tally.counts())
+                    within.look(Progress(step + 1, counts))
+            average_buffers(student)
+            mean_loss = losses.mean_over(student.group)
+            used_fraction = None if tally is None else tally.fraction_over(student.group)
     # The losses were taken before the updates, the last of which may have been the bad one.
     # The largest entry of all, since one by one they would be waited for on a GPU.
     if not get_total_norm(student.model.parameters(), math.inf).isfinite():
@@ -131,11 +135,42 @@ def train_steps(
     return Fit(
         loss=mean_loss,
         learning_rate=rate,
-        num_steps=len(steps),
+        num_steps=len(plan.steps) - start.step,
         num_samples=num_samples,
         num_skipped_steps=losses.num_skipped,
         used_fraction=used_fraction,
     )
+
+
+def _enter(
+    student: Student, plan: EpochPlan, start: Position, within: Within
+) -> tuple[int, "Losses", Tally | None]:
+    """Steps that are behind this epoch, and what was counted in them. Collective over the role."""
+    losses = Losses.none(student.device)
+    tally = Tally.none(student.device) if student.teachers else None
+    found = None if start.step else within.restore(len(plan.steps))
+    if found is None:
+        return start.step, losses, tally
+    losses = Losses.restored(found.counts, student.device)
+    if tally is not None:
+        tally = Tally.restored(found.counts, student.device)
+    return found.num_steps, losses, tally
+
+
+def _batches(
+    student: Student,
+    learned: TrainingSet,
+    plan: EpochPlan,
+    steps: range,
+    key: tuple[int | str, ...],
+    tally: Tally | None,
+    pixels: PixelSource,
+) -> Iterator[Batch]:
+    """The micro-batches that this rank takes of some steps: augmented, mixed, taught."""
+    batches = load_batches(student, learned, plan, steps, ("augment", *key), pixels)
+    if student.config.train.mixup or student.config.train.cutmix:
+        batches = mix_batches(student, batches, plan.num_micro, steps, ("mix", *key))
+    return batches if tally is None else teach_batches(student, batches, plan, tally)
 
 
 @dataclass(frozen=True)
@@ -155,6 +190,17 @@ class Losses:
         """Of no step. In float64: a float32 sum over an epoch would depend on its length."""
         zero = torch.zeros((), dtype=torch.float64, device=device)
         return cls(zero, zero)
+
+    @classmethod
+    def restored(cls, counts: Mapping[str, Tensor], device: torch.device) -> "Losses":
+        """What `counts` gave."""
+        total, num = (counts[name].to(device) for name in ("loss", "num_images"))
+        return cls(total, num, int(counts["num_skipped"]))
+
+    def counts(self) -> dict[str, Tensor]:
+        """As scalars by name, for a commit within an epoch."""
+        skipped = torch.tensor(self.num_skipped)
+        return {"loss": self.total, "num_images": self.num, "num_skipped": skipped}
 
     def __add__(self, other: "Losses") -> "Losses":
         skipped = self.num_skipped + other.num_skipped

@@ -23,6 +23,14 @@ SETTINGS = sorted((REPOSITORY / "cotrain_dist" / "config").glob("*.py"))
 
 # argument or arguments, the key that is named, a fragment of the rest of the message
 RULES = [
+    ("--checkpoint.every_minutes 0", "checkpoint.every_minutes", ": 0.0: must be above 0"),
+    ("--checkpoint.every_steps 0", "checkpoint.every_steps", ": 0: must be at least 1"),
+    ("--checkpoint.keep 0", "checkpoint.keep", ": 0: must be at least 1"),
+    (
+        "--pretrain.fit_head true --model_b.pretrained true",
+        "pretrain.fit_head",
+        ": true: model_a begins with random weights",
+    ),
     ("--model_b.train head", "model_b.train", ": head: needs a start, since random weights"),
     (
         "--model_a.train head --model_a.pretrained x --model_a.head_penalty 0",

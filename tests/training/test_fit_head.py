@@ -10,7 +10,6 @@ import torch
 from ranks import history_of, run_ranks, tiny_config, train_run
 from safetensors.torch import load_file
 
-from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config, ModelConfig, resolve_role
 from cotrain_dist.models import build_model, head_of
 from cotrain_dist.store import features
@@ -118,12 +117,3 @@ def test_a_published_start_of_as_many_classes_keeps_no_last_layer(pretrained: Pa
     saved = load_file(pretrained / "a" / "model.safetensors")
     assert torch.equal(model.state_dict()["conv_stem.weight"], saved["conv_stem.weight"])
     assert not torch.equal(head_of(model, "").weight, saved["classifier.weight"])
-
-
-def test_random_weights_have_no_features_to_fit_to(
-    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["train", "--data.root", str(digits_folder), "--output_dir", str(tmp_path / "run")]
-    assert cli.main([*command, "--pretrain.fit_head", "true"]) == 2
-    assert "pretrain.fit_head: true: model_a begins with random weights" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
