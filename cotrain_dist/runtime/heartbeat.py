@@ -174,10 +174,10 @@ class Heartbeat:
                     self._lose_store(str(error))
                 return
             self._last_answer = now = time.monotonic()
+            for rank, why in _left(enumerate(values)):
+                self._hear(rank, why)
             for rank, value in enumerate(values):
-                if value.startswith(LEFT.encode()):
-                    self._hear(rank, value.decode().removeprefix(LEFT))
-                else:
+                if not value.startswith(LEFT.encode()):
                     seen[rank].look(value, now)
             if not self._stopped.is_set():
                 self._judge(seen, now)
@@ -228,6 +228,9 @@ class Heartbeat:
             # For this rank's main thread and others, whose collectives may fail before they hear.
             with contextlib.suppress(dist.DistError):
                 self._store.set(self._key(self._rank), LEFT + why)
+                if self._rank == 0:  # the store ends with this process
+                    others = range(1, len(self._labels))
+                    self._wait_until_left(others, self._interval + 2 * GRACE_SECONDS)
         self._end(str(error), EXIT_PEER_LOST)
 
     def _error_of(self, rank: int, why: str) -> PeerLostError | PeerUserError:
@@ -262,9 +265,8 @@ class Heartbeat:
             values = self._store.multi_get([self._key(rank) for rank in others])
         except dist.DistError:
             return None
-        for rank, value in zip(others, values, strict=True):
-            if value.startswith(LEFT.encode()):
-                return self._error_of(rank, value.decode().removeprefix(LEFT))
+        for rank, why in _left(zip(others, values, strict=True)):
+            return self._error_of(rank, why)
         return None
 
     def _loss(self, what: str, why: str) -> str:
@@ -302,6 +304,21 @@ class Heartbeat:
     def _end(self, message: str, code: int) -> None:
         _say(message)
         _exit(code)
+
+
+def _left(values: Iterable[tuple[int, bytes]]) -> list[tuple[int, str]]:
+    """The ranks that have ended with an error, and why; those with a verdict come first.
+
+    >>> _left([(0, b"left: OSError"), (1, b"3 1 9 here"), (2, b"left: verdict: lost rank 1")])
+    [(2, 'verdict: lost rank 1'), (0, 'OSError')]
+    """
+    # Who ends by another's verdict may say in its own words that it has ended.
+    ended = [
+        (rank, value.decode().removeprefix(LEFT))
+        for rank, value in values
+        if value.startswith(LEFT.encode())
+    ]
+    return sorted(ended, key=lambda item: not item[1].startswith(VERDICT))
 
 
 def _say(message: str) -> None:
