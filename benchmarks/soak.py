@@ -1,0 +1,497 @@
+"""Kill random ranks and launchers at random moments, go on, and compare the end bit by bit.
+
+    SOAK_MINUTES=20 python benchmarks/soak.py OUTPUT [--seed 0] [--worlds 2 1+3] [--recipes paper]
+
+Each run is killed up to three times: by SIGKILL, at a moment drawn from those that an undisturbed
+run has counted in each phase (start, features, passes, gathers, broadcasts, thirds of training,
+fits, commits before and after their rename), on a rank that is drawn; or the launcher is, at a
+random second. A kill counts where the victim's wait status proves it and the run was unfinished.
+All others must end by themselves; then the run is continued with `train --resume`, and at its end
+its models and history must equal those of the undisturbed run. Each kill is a line of
+OUTPUT/ledger.jsonl; several calls add to it, for one commit of the code. Phases with few kills come
+first. Exit code 1 where a run hangs, fails or ends with other bits.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+WORLDS: dict[str, tuple[int, str]] = {
+    "1": (1, "null"),
+    "2": (2, "null"),
+    "2+2": (4, "null"),
+    "1+3": (4, "[0]"),
+    "3+3": (6, "null"),
+}
+RECIPES = ("paper", "synergy", "heads")
+ENDED_SECONDS = 90.0
+"""Limit on how long the others may live after a kill, on a busy machine."""
+
+RUN_SECONDS = 600.0
+STEPS = ("train", "fit")
+"""Points that are steps of training; those of `train` are told by thirds of all of them."""
+
+
+def body(argv: list[str]) -> int:
+    """One rank: counts the moments of each phase, and dies at the one it was given."""
+    from cotrain_dist.cli.main import main
+    from cotrain_dist.store import features
+    from cotrain_dist.training import evaluate, steps, train
+
+    folder, rank = Path(os.environ["SOAK_DIR"]), os.environ.get("RANK", "0")
+    fatal, nth = os.environ.get("SOAK_POINT", ""), int(os.environ.get("SOAK_NTH", "0"))
+    files: dict[str, int] = {}
+    counts: Counter[str] = Counter()
+
+    def hit(point: str) -> None:
+        if point not in files:
+            flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+            files[point] = os.open(folder / f"{rank}.{point}", flags)
+            (folder / f"first.{rank}.{point}").touch()
+        os.write(files[point], b".")  # it outlives the process
+        counts[point] += 1
+        if point == fatal and counts[point] == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap(owner: Any, name: str, before: str, after: str = "", only: Any = None) -> None:
+        inner = getattr(owner, name)
+
+        def called(*args: Any, **options: Any) -> Any:
+            counted = only is None or only(*args)
+            if before and counted:
+                hit(before)
+            result = inner(*args, **options)
+            if after and counted:
+                hit(after)
+            return result
+
+        setattr(owner, name, called)
+
+    import torch.distributed as dist
+
+    def is_commit(path: Path, *_: Any) -> bool:
+        return "checkpoints" in path.parts
+
+    wrap(train, "prepare", "start")
+    wrap(features.FeatureStore, "write", "features")
+    wrap(evaluate, "chunks_of_rank", "predict")
+    wrap(dist, "all_gather", "gather")
+    wrap(dist, "broadcast", "broadcast")
+    wrap(steps, "train_step", "train")
+    wrap(steps, "fit_student", "fit")
+    wrap(Path, "rename", "commit, before", "commit, after", is_commit)
+    return main(argv)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A world and a recipe."""
+
+    world: str
+    recipe: str
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.recipe}-{self.world.replace('+', '-')}"
+
+
+class Soak:
+    """All runs of one call."""
+
+    def __init__(self, output: Path, seed: int) -> None:
+        self.output, self.seed = output, seed
+        self.random = random.Random(seed)
+        self.ledger = output / "ledger.jsonl"
+        root = Path(__file__).parents[1]
+        self.commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        self.num_failures = 0
+        make_inputs(output / "inputs")
+
+    def arguments(self, plan: Plan, run: Path) -> list[str]:
+        """Of `train`."""
+        inputs, (num_ranks, ranks_a) = self.output / "inputs", WORLDS[plan.world]
+        words = [
+            *("--data.root", inputs / "digits", "--data.image_size", 32, "--device", "cpu"),
+            *("--data.test_per_class", 4, "--data.labeled_per_class", 4),
+            *("--data.center_crop_fraction", 1.0, "--train.batch_size", 8),
+            *("--pretrain.num_epochs", 3, "--pretrain.warmup_epochs", 0),
+            *("--cotrain.num_epochs", 3, "--cotrain.warmup_epochs", 0),
+            *("--checkpoint.every_steps", 2, "--distributed.lost_after_seconds", 5),
+            *("--data.feature_cache", run.parent / "features", "--output_dir", run),
+        ]
+        if num_ranks > 1:
+            words += ["--placement.ranks_a", ranks_a]
+        if plan.recipe == "paper":
+            for role in "ab":
+                words += [f"--model_{role}.name", "test_efficientnet"]
+                words += [f"--model_{role}.drop_rate", 0.1]
+            words += ["--data.augment", "crop_flip", "--selection.threshold", 0.2]
+        else:
+            words += ["--recipe", "synergy"]
+            words += ["--model_a.pretrained", inputs / "test_resnet"]
+            words += ["--model_b.pretrained", inputs / "test_efficientnet"]
+            if plan.recipe == "heads":
+                words += ["--model_a.train", "head", "--model_b.train", "head"]
+            else:
+                words += ["--pretrain.fit_head", "true", "--train.ema_decay", 0.9]
+        return ["train", *map(str, words)]
+
+    def start(
+        self, plan: Plan, words: list[str], marks: Path, victim: tuple[int, str, int] | None
+    ) -> dict[int, subprocess.Popen[bytes]]:
+        """One process per rank."""
+        num_ranks, port = WORLDS[plan.world][0], _free_port()
+        shutil.rmtree(marks, ignore_errors=True)
+        marks.mkdir(parents=True)
+        ranks = {}
+        for rank in range(num_ranks):
+            environ = _clean() | {"SOAK_DIR": str(marks)}
+            if num_ranks > 1:
+                own = (rank, rank, num_ranks, num_ranks, "127.0.0.1", port, "lo")
+                environ |= dict(zip(WORLD_VARIABLES, map(str, own), strict=True))
+            if victim is not None and victim[0] == rank:
+                environ |= {"SOAK_POINT": victim[1], "SOAK_NTH": str(victim[2])}
+            with (marks / f"{rank}.out").open("wb") as file:
+                ranks[rank] = subprocess.Popen(
+                    [sys.executable, __file__, "--body", *words],
+                    env=environ,
+                    stdout=file,
+                    stderr=file,
+                )
+        return ranks
+
+    def undisturbed(self, plan: Plan) -> tuple[str, dict[int, Counter[str]]]:
+        """The digest of an undisturbed run, and the moments of each phase by rank."""
+        folder = self.output / self.commit / plan.name / "undisturbed"
+        run, marks = folder / "run", folder / "marks"
+        if not _is_finished(run):
+            shutil.rmtree(folder, ignore_errors=True)
+            ranks = self.start(plan, self.arguments(plan, run), marks, None)
+            codes = _wait(ranks, RUN_SECONDS)
+            if set(codes.values()) != {0}:
+                raise SystemExit(f"{plan.name}: undisturbed, and ended with {codes}: {marks}")
+        return digest_of(run), _counts(marks, WORLDS[plan.world][0])
+
+    def episode(self, plan: Plan, number: int) -> None:
+        """One run, killed up to three times, and its end."""
+        expected, counts = self.undisturbed(plan)
+        folder = self.output / self.commit / plan.name / f"{self.seed}-{number}"
+        run = folder / "run"
+        kills: list[dict[str, Any]] = []
+        last: dict[str, Any] | None = None
+        for attempt in range(self.random.randint(1, 3)):
+            if _is_finished(run):
+                break
+            marks = folder / f"marks-{attempt}"
+            killed = self._kill_launcher if self._draws_launcher(plan) else self._kill_rank
+            found = killed(plan, run, marks, counts)
+            if last is not None:
+                self._tell_what_came_after(last, marks)
+            last = found
+            if found is not None:
+                kills.append(found | {"attempt": attempt})
+        marks = folder / "marks-end"
+        if not _is_finished(run):
+            ranks = self.start(plan, self._words(plan, run), marks, None)
+            codes = _wait(ranks, RUN_SECONDS)
+            if last is not None:
+                self._tell_what_came_after(last, marks)
+            if set(codes.values()) != {0}:
+                self._fail(f"{plan.name} {number}: continued, and ended with {codes}: {marks}")
+                return
+        is_same = digest_of(run) == expected
+        taken = sum(_counts(path, 1)[0]["train"] for path in folder.glob("marks-*"))
+        for kill in kills:
+            line = {
+                **{"commit": self.commit, "seed": self.seed, "episode": number},
+                **{"world": plan.world, "recipe": plan.recipe, "is_same": is_same},
+                **{"steps_lost": taken - counts[0]["train"], **kill},
+            }
+            with self.ledger.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        if is_same:
+            shutil.rmtree(folder)
+        else:
+            self._fail(f"{plan.name} {number}: other bits after {kills}: {folder}")
+
+    def _words(self, plan: Plan, run: Path) -> list[str]:
+        """To begin a run, or to go on with it."""
+        if (run / "run.json").is_file():
+            return ["train", "--resume", str(run)]
+        return self.arguments(plan, run)
+
+    def _draws_launcher(self, plan: Plan) -> bool:
+        return WORLDS[plan.world][0] > 1 and self.random.random() < 0.1
+
+    def _kill_rank(
+        self, plan: Plan, run: Path, marks: Path, counts: dict[int, Counter[str]]
+    ) -> dict[str, Any] | None:
+        """One rank at a drawn moment; None where the run has ended without it."""
+        done = Counter(line["phase"] for line in self.lines())
+        choices = [
+            (rank, point, nth, phase_of(point, nth, number))
+            for rank, own in counts.items()
+            for point, number in own.items()
+            for nth in (self.random.randint(1, number) for _ in range(3))
+        ]
+        fewest = min(done[phase] for *_, phase in choices)
+        rank, point, nth, phase = self.random.choice(
+            [choice for choice in choices if done[choice[3]] <= fewest + 1]
+        )
+        ranks = self.start(plan, self._words(plan, run), marks, (rank, point, nth))
+        died_at = _until_one_ended(ranks, RUN_SECONDS)
+        codes = _wait(ranks, ENDED_SECONDS)
+        if None in codes.values():
+            self._fail(f"{plan.name}: {codes} after a kill of rank {rank} in {phase}: {marks}")
+        if codes[rank] != -signal.SIGKILL or _is_finished(run):
+            return None
+        return {
+            **{"phase": phase, "rank": rank, "status": codes[rank]},
+            "seconds_until_all_ended": round(time.monotonic() - died_at, 1),
+        }
+
+    def _kill_launcher(
+        self, plan: Plan, run: Path, marks: Path, counts: dict[int, Counter[str]]
+    ) -> dict[str, Any] | None:
+        """`accelerate launch` at a random second; its ranks must end by themselves."""
+        marks.mkdir(parents=True, exist_ok=True)
+        num_ranks = WORLDS[plan.world][0]
+        launch = [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+            *("--num_machines", "1", "--num_processes", str(num_ranks)),
+            *("--mixed_precision", "no", "--dynamo_backend", "no"),
+            *("--main_process_port", str(_free_port())),
+            *(__file__, "--body", *self._words(plan, run)),
+        ]
+        with (marks / "launcher.out").open("wb") as file:
+            launcher = subprocess.Popen(
+                launch, env=_clean() | {"SOAK_DIR": str(marks)}, stdout=file, stderr=file
+            )
+        time.sleep(self.random.uniform(5.0, 40.0))
+        children = _descendants(launcher.pid)
+        launcher.send_signal(signal.SIGKILL)
+        status, died_at = launcher.wait(), time.monotonic()
+        while any(_lives(pid) for pid in children):
+            if time.monotonic() - died_at > ENDED_SECONDS:
+                self._fail(f"{plan.name}: ranks live {ENDED_SECONDS:g} s after their launcher")
+                for pid in children:
+                    if _lives(pid):
+                        os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+        if status != -signal.SIGKILL or _is_finished(run):
+            return None
+        return {
+            **{"phase": "launcher", "rank": None, "status": status},
+            "seconds_until_all_ended": round(time.monotonic() - died_at, 1),
+        }
+
+    def _tell_what_came_after(self, kill: dict[str, Any], marks: Path) -> None:
+        """Seconds from the start of the next attempt to its first step, where it came so far."""
+        firsts = [
+            path.stat().st_mtime for point in STEPS for path in marks.glob(f"first.*.{point}")
+        ]
+        if firsts:
+            begun = (
+                marks.stat().st_ctime
+                if not list(marks.glob("*.out"))
+                else min(path.stat().st_ctime for path in marks.glob("*.out"))
+            )
+            begun = min([begun, *(path.stat().st_mtime for path in marks.glob("first.*.start"))])
+            kill["seconds_to_first_step"] = round(min(firsts) - begun, 1)
+
+    def _fail(self, text: str) -> None:
+        self.num_failures += 1
+        print(f"FAILED: {text}", flush=True)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The ledger of this commit."""
+        if not self.ledger.is_file():
+            return []
+        lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
+        return [line for line in lines if line["commit"] == self.commit]
+
+
+WORLD_VARIABLES = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    "GLOO_SOCKET_IFNAME",
+)
+
+
+def phase_of(point: str, nth: int, number: int) -> str:
+    """The name of a moment's phase.
+
+    >>> phase_of("train", 5, 6), phase_of("gather", 5, 6)
+    ('train, third 3', 'gather')
+    """
+    return f"train, third {1 + 3 * (nth - 1) // number}" if point == "train" else point
+
+
+def make_inputs(folder: Path) -> None:
+    """200 digits as an image folder, and two tiny starts."""
+    if (folder / "made").is_file():
+        return
+    import timm
+    import torch
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for digit in range(10):
+        own = folder / "digits" / f"digit_{digit}"
+        own.mkdir(parents=True, exist_ok=True)
+        for index, pixels in enumerate(digits.images[digits.target == digit][:20]):
+            Image.fromarray((pixels * (255 / 16)).astype("uint8")).save(own / f"{index:02d}.png")
+    torch.manual_seed(0)
+    for name in ("test_resnet", "test_efficientnet"):
+        model = timm.create_model(name, num_classes=7)
+        timm.models.save_for_hf(model, folder / name, safe_serialization=True)
+    (folder / "made").touch()
+
+
+def digest_of(run: Path) -> str:
+    """Of all models, and of the history without what clock and memory say."""
+    digest = hashlib.sha256()
+    for file in sorted(run.glob("models/*/model.safetensors")):
+        digest.update(file.read_bytes())
+    for line in (run / "history.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        kept = {k: v for k, v in values.items() if "seconds" not in k and "memory" not in k}
+        digest.update(json.dumps(kept, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _is_finished(run: Path) -> bool:
+    try:
+        return bool(json.loads((run / "run.json").read_text()).get("finished"))
+    except (OSError, ValueError):
+        return False
+
+
+def _clean() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in WORLD_VARIABLES}
+    kept.pop("SOAK_POINT", None)
+    return kept | {"OMP_NUM_THREADS": "1"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _until_one_ended(ranks: dict[int, subprocess.Popen[bytes]], limit: float) -> float:
+    started = time.monotonic()
+    while all(rank.poll() is None for rank in ranks.values()):
+        if time.monotonic() - started > limit:
+            break
+        time.sleep(0.05)
+    return time.monotonic()
+
+
+def _wait(ranks: dict[int, subprocess.Popen[bytes]], limit: float) -> dict[int, int | None]:
+    """Exit codes by rank; None of one that had to be killed after the limit."""
+    until, codes = time.monotonic() + limit, {}
+    for rank, process in ranks.items():
+        try:
+            codes[rank] = process.wait(max(0.1, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            codes[rank] = None
+    for process in ranks.values():
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    return codes
+
+
+def _counts(marks: Path, num_ranks: int) -> dict[int, Counter[str]]:
+    found: dict[int, Counter[str]] = {rank: Counter() for rank in range(num_ranks)}
+    for path in marks.iterdir() if marks.is_dir() else ():
+        rank, _, point = path.name.partition(".")
+        if rank.isdigit() and int(rank) < num_ranks and point != "out":
+            found[int(rank)][point] = path.stat().st_size
+    return found
+
+
+def _descendants(pid: int) -> list[int]:
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+    found = [pid]
+    for known in found:
+        found += [child for child, parent in parents.items() if parent == known]
+    return found[1:]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def report(lines: list[dict[str, Any]]) -> str:
+    """Kills by phase and world, and what they cost."""
+    worlds = [world for world in WORLDS if any(line["world"] == world for line in lines)]
+    text = ["| phase | " + " | ".join(worlds) + " | all |", "|---" * (len(worlds) + 2) + "|"]
+    for phase in sorted({line["phase"] for line in lines}):
+        own = [line for line in lines if line["phase"] == phase]
+        numbers = [sum(line["world"] == world for line in own) for world in worlds]
+        text.append(f"| {phase} | " + " | ".join(map(str, (*numbers, len(own)))) + " |")
+    text.append("")
+    text.append(f"{len(lines)} kills, {sum(not line['is_same'] for line in lines)} with other bits")
+    value_of: Callable[[str], list[float]] = lambda key: [  # noqa: E731
+        line[key] for line in lines if line.get(key) is not None
+    ]
+    for key in ("seconds_until_all_ended", "seconds_to_first_step", "steps_lost"):
+        if values := value_of(key):
+            text.append(f"{key}: median {median(values):.1f}, most {max(values):.1f}")
+    return "\n".join(text)
+
+
+def main() -> int:
+    """Kill until the time is over."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--episodes", type=int, help="at most so many, whatever the time")
+    given = parser.parse_args()
+    until = time.monotonic() + 60.0 * float(os.environ.get("SOAK_MINUTES", "10"))
+    soak, number = Soak(given.output.absolute(), given.seed), 0
+    while time.monotonic() < until and number != given.episodes:
+        plan = Plan(soak.random.choice(given.worlds), soak.random.choice(given.recipes))
+        soak.episode(plan, number)
+        number += 1
+        print(f"{plan.name}: {len(soak.lines())} kills, {soak.num_failures} failures", flush=True)
+    print(report(soak.lines()))
+    return 1 if soak.num_failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(body(sys.argv[2:]) if sys.argv[1:2] == ["--body"] else main())
