@@ -3,7 +3,7 @@ BIN = .venv/bin
 TESTER = python -m pytest
 LAUNCH = $(BIN)/accelerate launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup lint test test-all test-slow test-gpu demo docs bench reproduce-quick
+.PHONY: setup lint test test-all test-slow test-gpu demo docs bench soak reproduce-quick
 
 setup: .venv/installed
 
@@ -43,6 +43,10 @@ docs: setup
 bench: setup
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py --write docs/performance.md \
 	  $(if $(DATA),--data_root $(DATA))
+
+# Kills ranks and launchers for SOAK_MINUTES (10), and compares every end; adds to runs/soak.
+soak: setup
+	$(BIN)/python benchmarks/soak.py runs/soak
 
 demo: setup
 	OMP_NUM_THREADS=1 $(LAUNCH) --num_processes 2 -m cotrain_dist train --config configs/digits.yaml \

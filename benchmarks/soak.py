@@ -138,6 +138,7 @@ class Soak:
             *("--pretrain.num_epochs", 3, "--pretrain.warmup_epochs", 0),
             *("--cotrain.num_epochs", 3, "--cotrain.warmup_epochs", 0),
             *("--checkpoint.every_steps", 2, "--distributed.lost_after_seconds", 5),
+            *("--distributed.start_seconds", 75),
             *("--data.feature_cache", run.parent / "features", "--output_dir", run),
         ]
         if num_ranks > 1:
