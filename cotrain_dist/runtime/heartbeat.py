@@ -27,6 +27,7 @@ from cotrain_dist.errors import (
     UserError,
 )
 from cotrain_dist.runtime.standstill import BACKWARD, Beat, Progress
+from cotrain_dist.runtime.stop import STOP
 
 logger = logging.getLogger(__name__)
 
@@ -302,6 +303,8 @@ class Heartbeat:
         _exit(EXIT_PEER_LOST)
 
     def _end(self, message: str, code: int) -> None:
+        if STOP.is_asked:  # as the others were: this rank commits, or ends within seconds
+            return
         _say(message)
         _exit(code)
 

@@ -13,6 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cotrain_dist.config import CheckpointConfig
 from cotrain_dist.config.text import config_digest
 from cotrain_dist.errors import UserError
 from cotrain_dist.runtime.collectives import (
@@ -31,6 +31,7 @@ from cotrain_dist.runtime.collectives import (
     max_over,
     together,
 )
+from cotrain_dist.runtime.stop import STOP
 from cotrain_dist.store.checkpoint import (
     commit,
     commits_in,
@@ -69,12 +70,15 @@ class Within:
         self._last = time.monotonic()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._patience = ExitStack()
 
     def __enter__(self) -> "Within":
+        self._patience.enter_context(STOP.patient())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Nothing is written any more once the epoch has ended, by itself or by an error."""
+        self._patience.close()
         if kind is None:
             self.wait()
         elif self._writer is not None:
@@ -139,19 +143,28 @@ class Within:
         }
 
     def look(self, progress: Progress) -> None:
-        """After a step; collective over the role group where a commit is due, and now and then."""
-        if self._is_due(progress.num_steps):
-            self._commit(progress)
+        """After a step; collective over the role group where a commit is due, and now and then.
 
-    def _is_due(self, num_steps: int) -> bool:
-        limits: CheckpointConfig = self._limits
-        if limits.every_steps is not None and num_steps % limits.every_steps == 0:
-            return True
-        if limits.every_minutes is None or num_steps % STEPS_BETWEEN_LOOKS:
-            return False
-        is_time = time.monotonic() - self._last >= 60.0 * limits.every_minutes
-        # Clocks differ, and so would what the ranks do.
-        return bool(max_over(torch.tensor([int(is_time)]), self._student.group))
+        Where a rank of the model was asked to stop, its ranks commit and end.
+        """
+        is_stop = False
+        # A lone rank has nobody to agree with.
+        if self._student.group.size == 1 or progress.num_steps % STEPS_BETWEEN_LOOKS == 0:
+            # Clocks differ, and so would what the ranks do.
+            asked = torch.tensor([int(self._is_time()), int(STOP.is_asked)])
+            is_time, is_stop = map(bool, max_over(asked, self._student.group))
+        else:
+            is_time = False
+        every = self._limits.every_steps
+        if is_time or is_stop or (every is not None and progress.num_steps % every == 0):
+            self._commit(progress)
+        if is_stop:
+            self.wait()
+            STOP.end(f"committed after {progress.num_steps} steps of the epoch; ")
+
+    def _is_time(self) -> bool:
+        minutes = self._limits.every_minutes
+        return minutes is not None and time.monotonic() - self._last >= 60.0 * minutes
 
     def _commit(self, progress: Progress) -> None:
         """Collective over the role group. What this rank waits for is a copy of its tensors."""

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ranks
 from ranks import history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config.text import config_to_yaml
@@ -76,3 +77,108 @@ def test_a_stopped_training_is_resumed_to_the_same_end(digits_folder: Path, tmp_
     run_ranks(train_run, 1, tmp_path, other)
     subprocess.run([*command, "--resume", str(tmp_path / "run")], check=True, timeout=120)
     assert history_of(tmp_path / "run") == history_of(tmp_path / "other")
+
+
+PATIENT = """
+import threading
+from cotrain_dist.runtime import stop
+stop.PATIENCE_SECONDS = {seconds}
+with stop.STOP.patient():
+    print("patient", flush=True)
+    while not stop.STOP.is_asked:
+        threading.Event().wait(0.01)
+    print("asked", flush=True)
+    {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "then", "num_signals", "fragment"),
+    [
+        (60, 'stop.STOP.end("committed; ")', 1, "stopped by SIGTERM; committed; go on with"),
+        (60, "threading.Event().wait()", 2, "stopped by SIGTERM; go on with"),
+        (0.5, "threading.Event().wait()", 1, "stopped by SIGTERM; go on with"),
+    ],
+    ids=["commits", "asked twice", "takes too long"],
+)
+def test_among_steps_a_commit_comes_first(
+    seconds: float, then: str, num_signals: int, fragment: str
+) -> None:
+    code = WAITING.format(PATIENT.format(seconds=seconds, then=then))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    for expected in ("ready\n", "patient\n"):
+        assert process.stdout.readline() == expected
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "asked\n"
+    if num_signals > 1:
+        process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == EXIT_STOPPED
+    assert fragment in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_all_ranks_commit_where_they_stand_and_go_on_from_there(
+    num_ranks: int, digits_folder: Path, tmp_path: Path
+) -> None:
+    """Epochs of a second, so a signal meets both models among steps; B has two ranks of three."""
+    changes = {
+        "data": {"labeled_per_class": 8, "test_per_class": 2, "image_size": 96},
+        "train": {"batch_size": 4 if num_ranks == 1 else 6},
+        "pretrain": {"num_epochs": 8},
+        "model_a": {"name": "test_efficientnet"},
+        "model_b": {"name": "test_efficientnet"},
+        "placement": {"ranks_a": [0] if num_ranks > 1 else None},
+    }
+    config = tiny_config(digits_folder, tmp_path / "run", **changes)
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(config_to_yaml(config))
+    started = _start_ranks(num_ranks, ["train", "--config", str(settings)], tmp_path)
+    _wait_for(tmp_path / "run" / "checkpoints" / "b", 1 if num_ranks > 1 else 0)
+    _wait_for(tmp_path / "run" / "checkpoints" / "a", 2)
+    time.sleep(0.3)  # from an epoch's end into the next one
+    for rank in started:
+        rank.send_signal(signal.SIGUSR2)
+    assert [rank.wait(30) for rank in started] == [EXIT_STOPPED] * num_ranks
+    printed = [(tmp_path / f"{rank}.out").read_text() for rank in range(num_ranks)]
+    assert "stopped by SIGUSR2; committed after " in printed[0]
+    assert "Traceback" not in "".join(printed)
+
+    started = _start_ranks(num_ranks, ["train", "--resume", str(tmp_path / "run")], tmp_path)
+    assert [rank.wait(300) for rank in started] == [0] * num_ranks
+    assert "goes on after step" in (tmp_path / "run" / "logs" / "rank-000.log").read_text()
+    other = tiny_config(digits_folder, tmp_path / "other", **changes)
+    run_ranks(train_run, num_ranks, tmp_path, other)
+    assert history_of(tmp_path / "run") == history_of(tmp_path / "other")
+
+
+def _start_ranks(
+    num_ranks: int, words: list[str], tmp_path: Path
+) -> "list[subprocess.Popen[bytes]]":
+    port, started = ranks._free_port(), []
+    for rank in range(num_ranks):
+        environ = os.environ | {"OMP_NUM_THREADS": "1"} | ranks._environ(rank, num_ranks, port)
+        with (tmp_path / f"{rank}.out").open("wb") as file:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "cotrain_dist", *words],
+                    stdout=file,
+                    stderr=file,
+                    env=environ,
+                )
+            )
+    return started
+
+
+def _wait_for(folder: Path, num_commits: int) -> None:
+    until = time.monotonic() + 120
+    while len(list(folder.glob("pretrain-*"))) < num_commits:
+        assert time.monotonic() < until
+        time.sleep(0.01)
