@@ -165,6 +165,7 @@ class Soak:
         num_ranks, port = WORLDS[plan.world][0], _free_port()
         shutil.rmtree(marks, ignore_errors=True)
         marks.mkdir(parents=True)
+        (marks / "begun").touch()
         ranks = {}
         for rank in range(num_ranks):
             environ = _clean() | {"SOAK_DIR": str(marks)}
@@ -211,7 +212,7 @@ class Soak:
                 self._tell_what_came_after(last, marks)
             last = found
             if found is not None:
-                kills.append(found | {"attempt": attempt})
+                kills.append(found)  # which is told more of by the next attempt
         marks = folder / "marks-end"
         if not _is_finished(run):
             ranks = self.start(plan, self._words(plan, run), marks, None)
@@ -227,7 +228,7 @@ class Soak:
             line = {
                 **{"commit": self.commit, "seed": self.seed, "episode": number},
                 **{"world": plan.world, "recipe": plan.recipe, "is_same": is_same},
-                **{"steps_lost": taken - counts[0]["train"], **kill},
+                **{"steps_lost_by_run": taken - counts[0]["train"], **kill},
             }
             with self.ledger.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -277,6 +278,7 @@ class Soak:
     ) -> dict[str, Any] | None:
         """`accelerate launch` at a random second; its ranks must end by themselves."""
         marks.mkdir(parents=True, exist_ok=True)
+        (marks / "begun").touch()
         num_ranks = WORLDS[plan.world][0]
         launch = [
             *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
@@ -313,12 +315,7 @@ class Soak:
             path.stat().st_mtime for point in STEPS for path in marks.glob(f"first.*.{point}")
         ]
         if firsts:
-            begun = (
-                marks.stat().st_ctime
-                if not list(marks.glob("*.out"))
-                else min(path.stat().st_ctime for path in marks.glob("*.out"))
-            )
-            begun = min([begun, *(path.stat().st_mtime for path in marks.glob("first.*.start"))])
+            begun = (marks / "begun").stat().st_mtime
             kill["seconds_to_first_step"] = round(min(firsts) - begun, 1)
 
     def _fail(self, text: str) -> None:
@@ -468,7 +465,7 @@ def report(lines: list[dict[str, Any]]) -> str:
     value_of: Callable[[str], list[float]] = lambda key: [  # noqa: E731
         line[key] for line in lines if line.get(key) is not None
     ]
-    for key in ("seconds_until_all_ended", "seconds_to_first_step", "steps_lost"):
+    for key in ("seconds_until_all_ended", "seconds_to_first_step", "steps_lost_by_run"):
         if values := value_of(key):
             text.append(f"{key}: median {median(values):.1f}, most {max(values):.1f}")
     return "\n".join(text)
