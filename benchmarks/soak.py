@@ -38,7 +38,7 @@ WORLDS: dict[str, tuple[int, str]] = {
     "3+3": (6, "null"),
 }
 RECIPES = ("paper", "synergy", "heads")
-ENDED_SECONDS = 90.0
+ENDED_SECONDS = 180.0
 """Limit on how long the others may live after a kill, on a busy machine."""
 
 RUN_SECONDS = 600.0
@@ -138,7 +138,7 @@ class Soak:
             *("--pretrain.num_epochs", 3, "--pretrain.warmup_epochs", 0),
             *("--cotrain.num_epochs", 3, "--cotrain.warmup_epochs", 0),
             *("--checkpoint.every_steps", 2, "--distributed.lost_after_seconds", 5),
-            *("--distributed.start_seconds", 75),
+            *("--distributed.start_seconds", 60),
             *("--data.feature_cache", run.parent / "features", "--output_dir", run),
         ]
         if num_ranks > 1:
@@ -424,7 +424,7 @@ def _wait(ranks: dict[int, subprocess.Popen[bytes]], limit: float) -> dict[int, 
 
 def _counts(marks: Path, num_ranks: int) -> dict[int, Counter[str]]:
     found: dict[int, Counter[str]] = {rank: Counter() for rank in range(num_ranks)}
-    for path in marks.iterdir() if marks.is_dir() else ():
+    for path in sorted(marks.iterdir()) if marks.is_dir() else ():
         rank, _, point = path.name.partition(".")
         if rank.isdigit() and int(rank) < num_ranks and point != "out":
             found[int(rank)][point] = path.stat().st_size

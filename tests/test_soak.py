@@ -20,7 +20,7 @@ def test_killed_ranks_go_on_to_the_same_end(world: str, recipe: str, tmp_path: P
         env=os.environ | {"SOAK_MINUTES": "30"},
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
