@@ -49,7 +49,6 @@ TRIALS: dict[str, Sequence[str]] = {
         *(*SYNERGY, *rate(3e-4)),
         *("--structure.features", "current"),
     ),
-    "synergy, 3e-4, Step 1 of heads": (*SYNERGY, *rate(3e-4), "--pretrain.learning_rate", "1e-6"),
 }
 
 

@@ -88,8 +88,8 @@ class Within:
         """Collective over the role group: load what was committed last in this epoch.
 
         num_steps: of the whole epoch. None where nothing was, or where it does not fit: made after
-        another commit, by another number of ranks or in another precision. Files that are damaged
-        are passed over.
+        another commit, by another number of ranks or in another precision. Damaged ones are left
+        out.
         """
         group = self._student.group
         chosen = broadcast_json(self._choose() if group.index == 0 else None, group)
@@ -122,7 +122,7 @@ class Within:
             try:
                 state = read_state(folder)
             except UserError as error:
-                self._ctx.reporter.warn(f"passed over: {error}")
+                self._ctx.reporter.warn(f"skipped: {error}")
                 continue
             if all(state.get(key) == value for key, value in wanted.items()):
                 return {"name": folder.name}

@@ -136,7 +136,7 @@ def _steps_per_epoch(run: Path) -> int:
     return int(line["fit_a"]["num_steps"])
 
 
-def test_a_damaged_commit_is_passed_over_for_the_one_before(
+def test_a_damaged_commit_is_skipped_for_the_one_before(
     undisturbed: Callable[[int], Path], digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -151,7 +151,7 @@ def test_a_damaged_commit_is_passed_over_for_the_one_before(
         (newest / name).write_bytes(content)
     ended = run_ranks(_train_until_killed, 2, tmp_path, config, True, "never", 0)
     assert [-taken for taken in ended] == [_steps_per_epoch(run) - 4] * 2
-    assert "passed over: checkpoint" in (run / "logs" / "rank-000.log").read_text()
+    assert "skipped: checkpoint" in (run / "logs" / "rank-000.log").read_text()
     _is_same(run, undisturbed(2))
 
 
