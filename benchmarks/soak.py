@@ -1,15 +1,17 @@
 """Kill random ranks and launchers at random moments, go on, and compare the end bit by bit.
 
     SOAK_MINUTES=20 python benchmarks/soak.py OUTPUT [--seed 0] [--worlds 2 1+3] [--recipes paper]
+        [--phases train fit] [--broken layout]
 
 Each run is killed up to three times: by SIGKILL, at a moment drawn from those that an undisturbed
 run has counted in each phase (start, features, passes, gathers, broadcasts, thirds of training,
-fits, commits before and after their rename), on a rank that is drawn; or the launcher is, at a
-random second. A kill counts where the victim's wait status proves it and the run was unfinished.
-All others must end by themselves; then the run is continued with `train --resume`, and at its end
+fits, commits while they are written, before and after their rename), on a rank that is drawn; or
+the launcher is, at a random second. A kill counts where the victim's wait status proves it and the
+run was unfinished. All others must end by themselves; then the run is continued with `train --resume`, and at its end
 its models and history must equal those of the undisturbed run. Each kill is a line of
 OUTPUT/ledger.jsonl; several calls add to it, for one commit of the code. Phases with few kills come
-first. Exit code 1 where a run hangs, fails or ends with other bits.
+first. Exit code 1 where a run hangs, fails or ends with other bits, or a commit is found half
+written. `--broken` breaks the build on purpose, and then that must be so.
 """
 
 import argparse
@@ -19,16 +21,31 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import soak_ranks
+from soak_ranks import (
+    ENDED_SECONDS,
+    Ranks,
+    Victim,
+    clean_environment,
+    counts_in,
+    descendants,
+    free_port,
+    import_all,
+    lives,
+    start_ranks,
+    until_one_ended,
+    wait_for,
+)
 
 WORLDS: dict[str, tuple[int, str]] = {
     "1": (1, "null"),
@@ -38,63 +55,11 @@ WORLDS: dict[str, tuple[int, str]] = {
     "3+3": (6, "null"),
 }
 RECIPES = ("paper", "synergy", "heads")
-ENDED_SECONDS = 180.0
-"""Limit on how long the others may live after a kill, on a busy machine."""
-
 RUN_SECONDS = 600.0
+RANKS_FILE = str(soak_ranks.__file__)
+
 STEPS = ("train", "fit")
 """Points that are steps of training; those of `train` are told by thirds of all of them."""
-
-
-def body(argv: list[str]) -> int:
-    """One rank: counts the moments of each phase, and dies at the one it was given."""
-    from cotrain_dist.cli.main import main
-    from cotrain_dist.store import features
-    from cotrain_dist.training import evaluate, steps, train
-
-    folder, rank = Path(os.environ["SOAK_DIR"]), os.environ.get("RANK", "0")
-    fatal, nth = os.environ.get("SOAK_POINT", ""), int(os.environ.get("SOAK_NTH", "0"))
-    files: dict[str, int] = {}
-    counts: Counter[str] = Counter()
-
-    def hit(point: str) -> None:
-        if point not in files:
-            flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
-            files[point] = os.open(folder / f"{rank}.{point}", flags)
-            (folder / f"first.{rank}.{point}").touch()
-        os.write(files[point], b".")  # it outlives the process
-        counts[point] += 1
-        if point == fatal and counts[point] == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def wrap(owner: Any, name: str, before: str, after: str = "", only: Any = None) -> None:
-        inner = getattr(owner, name)
-
-        def called(*args: Any, **options: Any) -> Any:
-            counted = only is None or only(*args)
-            if before and counted:
-                hit(before)
-            result = inner(*args, **options)
-            if after and counted:
-                hit(after)
-            return result
-
-        setattr(owner, name, called)
-
-    import torch.distributed as dist
-
-    def is_commit(path: Path, *_: Any) -> bool:
-        return "checkpoints" in path.parts
-
-    wrap(train, "prepare", "start")
-    wrap(features.FeatureStore, "write", "features")
-    wrap(evaluate, "chunks_of_rank", "predict")
-    wrap(dist, "all_gather", "gather")
-    wrap(dist, "broadcast", "broadcast")
-    wrap(steps, "train_step", "train")
-    wrap(steps, "fit_student", "fit")
-    wrap(Path, "rename", "commit, before", "commit, after", is_commit)
-    return main(argv)
 
 
 @dataclass(frozen=True)
@@ -113,8 +78,8 @@ class Plan:
 class Soak:
     """All runs of one call."""
 
-    def __init__(self, output: Path, seed: int) -> None:
-        self.output, self.seed = output, seed
+    def __init__(self, output: Path, seed: int, phases: Sequence[str] = ()) -> None:
+        self.output, self.seed, self.phases = output, seed, phases
         self.random = random.Random(seed)
         self.ledger = output / "ledger.jsonl"
         root = Path(__file__).parents[1]
@@ -158,30 +123,10 @@ class Soak:
                 words += ["--pretrain.fit_head", "true", "--train.ema_decay", 0.9]
         return ["train", *map(str, words)]
 
-    def start(
-        self, plan: Plan, words: list[str], marks: Path, victim: tuple[int, str, int] | None
-    ) -> dict[int, subprocess.Popen[bytes]]:
-        """One process per rank."""
-        num_ranks, port = WORLDS[plan.world][0], _free_port()
-        shutil.rmtree(marks, ignore_errors=True)
-        marks.mkdir(parents=True)
-        (marks / "begun").touch()
-        ranks = {}
-        for rank in range(num_ranks):
-            environ = _clean() | {"SOAK_DIR": str(marks)}
-            if num_ranks > 1:
-                own = (rank, rank, num_ranks, num_ranks, "127.0.0.1", port, "lo")
-                environ |= dict(zip(WORLD_VARIABLES, map(str, own), strict=True))
-            if victim is not None and victim[0] == rank:
-                environ |= {"SOAK_POINT": victim[1], "SOAK_NTH": str(victim[2])}
-            with (marks / f"{rank}.out").open("wb") as file:
-                ranks[rank] = subprocess.Popen(
-                    [sys.executable, __file__, "--body", *words],
-                    env=environ,
-                    stdout=file,
-                    stderr=file,
-                )
-        return ranks
+    def start(self, plan: Plan, words: list[str], marks: Path, victim: Victim | None) -> Ranks:
+        """The ranks of a run, with new marks."""
+        _new_folder(marks)
+        return start_ranks(WORLDS[plan.world][0], words, marks, victim)
 
     def undisturbed(self, plan: Plan) -> tuple[str, dict[int, Counter[str]]]:
         """The digest of an undisturbed run, and the moments of each phase by rank."""
@@ -190,10 +135,10 @@ class Soak:
         if not _is_finished(run):
             shutil.rmtree(folder, ignore_errors=True)
             ranks = self.start(plan, self.arguments(plan, run), marks, None)
-            codes = _wait(ranks, RUN_SECONDS)
+            codes = wait_for(ranks, RUN_SECONDS)
             if set(codes.values()) != {0}:
                 raise SystemExit(f"{plan.name}: undisturbed, and ended with {codes}: {marks}")
-        return digest_of(run), _counts(marks, WORLDS[plan.world][0])
+        return digest_of(run), counts_in(marks, WORLDS[plan.world][0])
 
     def episode(self, plan: Plan, number: int) -> None:
         """One run, killed up to three times, and its end."""
@@ -211,19 +156,21 @@ class Soak:
             if last is not None:
                 self._tell_what_came_after(last, marks)
             last = found
+            for half in half_written(run):
+                self._fail(f"{plan.name} {number}: {half} has its name and is not whole: {marks}")
             if found is not None:
                 kills.append(found)  # which is told more of by the next attempt
         marks = folder / "marks-end"
         if not _is_finished(run):
             ranks = self.start(plan, self._words(plan, run), marks, None)
-            codes = _wait(ranks, RUN_SECONDS)
+            codes = wait_for(ranks, RUN_SECONDS)
             if last is not None:
                 self._tell_what_came_after(last, marks)
             if set(codes.values()) != {0}:
                 self._fail(f"{plan.name} {number}: continued, and ended with {codes}: {marks}")
                 return
         is_same = digest_of(run) == expected
-        taken = sum(_counts(path, 1)[0]["train"] for path in folder.glob("marks-*"))
+        taken = sum(counts_in(path, 1)[0]["train"] for path in folder.glob("marks-*"))
         for kill in kills:
             line = {
                 **{"commit": self.commit, "seed": self.seed, "episode": number},
@@ -244,7 +191,8 @@ class Soak:
         return self.arguments(plan, run)
 
     def _draws_launcher(self, plan: Plan) -> bool:
-        return WORLDS[plan.world][0] > 1 and self.random.random() < 0.1
+        is_wanted = not self.phases or "launcher" in self.phases
+        return is_wanted and WORLDS[plan.world][0] > 1 and self.random.random() < 0.1
 
     def _kill_rank(
         self, plan: Plan, run: Path, marks: Path, counts: dict[int, Counter[str]]
@@ -257,13 +205,14 @@ class Soak:
             for point, number in own.items()
             for nth in (self.random.randint(1, number) for _ in range(3))
         ]
+        choices = [choice for choice in choices if not self.phases or choice[1] in self.phases]
         fewest = min(done[phase] for *_, phase in choices)
         rank, point, nth, phase = self.random.choice(
             [choice for choice in choices if done[choice[3]] <= fewest + 1]
         )
         ranks = self.start(plan, self._words(plan, run), marks, (rank, point, nth))
-        died_at = _until_one_ended(ranks, RUN_SECONDS)
-        codes = _wait(ranks, ENDED_SECONDS)
+        died_at = until_one_ended(ranks, RUN_SECONDS)
+        codes = wait_for(ranks, ENDED_SECONDS)
         if None in codes.values():
             self._fail(f"{plan.name}: {codes} after a kill of rank {rank} in {phase}: {marks}")
         if codes[rank] != -signal.SIGKILL or _is_finished(run):
@@ -277,29 +226,28 @@ class Soak:
         self, plan: Plan, run: Path, marks: Path, counts: dict[int, Counter[str]]
     ) -> dict[str, Any] | None:
         """`accelerate launch` at a random second; its ranks must end by themselves."""
-        marks.mkdir(parents=True, exist_ok=True)
-        (marks / "begun").touch()
+        _new_folder(marks)
         num_ranks = WORLDS[plan.world][0]
         launch = [
             *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
             *("--num_machines", "1", "--num_processes", str(num_ranks)),
             *("--mixed_precision", "no", "--dynamo_backend", "no"),
-            *("--main_process_port", str(_free_port())),
-            *(__file__, "--body", *self._words(plan, run)),
+            *("--main_process_port", str(free_port())),
+            *(RANKS_FILE, *self._words(plan, run)),
         ]
         with (marks / "launcher.out").open("wb") as file:
             launcher = subprocess.Popen(
-                launch, env=_clean() | {"SOAK_DIR": str(marks)}, stdout=file, stderr=file
+                launch, env=clean_environment() | {"SOAK_DIR": str(marks)}, stdout=file, stderr=file
             )
         time.sleep(self.random.uniform(5.0, 40.0))
-        children = _descendants(launcher.pid)
+        children = descendants(launcher.pid)
         launcher.send_signal(signal.SIGKILL)
         status, died_at = launcher.wait(), time.monotonic()
-        while any(_lives(pid) for pid in children):
+        while any(lives(pid) for pid in children):
             if time.monotonic() - died_at > ENDED_SECONDS:
                 self._fail(f"{plan.name}: ranks live {ENDED_SECONDS:g} s after their launcher")
                 for pid in children:
-                    if _lives(pid):
+                    if lives(pid):
                         os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
         if status != -signal.SIGKILL or _is_finished(run):
@@ -328,12 +276,6 @@ class Soak:
             return []
         lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
         return [line for line in lines if line["commit"] == self.commit]
-
-
-WORLD_VARIABLES = (
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    "GLOO_SOCKET_IFNAME",
-)
 
 
 def phase_of(point: str, nth: int, number: int) -> str:
@@ -379,76 +321,31 @@ def digest_of(run: Path) -> str:
     return digest.hexdigest()
 
 
+def half_written(run: Path) -> list[str]:
+    """Commits that have their name, though their files are not those of their manifest."""
+    from cotrain_dist.errors import UserError
+    from cotrain_dist.store.checkpoint import commits_in, read_state
+
+    found = []
+    for folder in (path for path in run.glob("checkpoints/**") if path.is_dir()):
+        for path in commits_in(folder) if folder.name in ("a", "b", "world") else ():
+            try:
+                read_state(path)
+            except UserError:
+                found.append(str(path.relative_to(run)))
+    return found
+
+
+def _new_folder(marks: Path) -> None:
+    shutil.rmtree(marks, ignore_errors=True)
+    marks.mkdir(parents=True)
+    (marks / "begun").touch()
+
+
 def _is_finished(run: Path) -> bool:
     try:
         return bool(json.loads((run / "run.json").read_text()).get("finished"))
     except (OSError, ValueError):
-        return False
-
-
-def _clean() -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k not in WORLD_VARIABLES}
-    kept.pop("SOAK_POINT", None)
-    return kept | {"OMP_NUM_THREADS": "1"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _until_one_ended(ranks: dict[int, subprocess.Popen[bytes]], limit: float) -> float:
-    started = time.monotonic()
-    while all(rank.poll() is None for rank in ranks.values()):
-        if time.monotonic() - started > limit:
-            break
-        time.sleep(0.05)
-    return time.monotonic()
-
-
-def _wait(ranks: dict[int, subprocess.Popen[bytes]], limit: float) -> dict[int, int | None]:
-    """Exit codes by rank; None of one that had to be killed after the limit."""
-    until, codes = time.monotonic() + limit, {}
-    for rank, process in ranks.items():
-        try:
-            codes[rank] = process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            codes[rank] = None
-    for process in ranks.values():
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    return codes
-
-
-def _counts(marks: Path, num_ranks: int) -> dict[int, Counter[str]]:
-    found: dict[int, Counter[str]] = {rank: Counter() for rank in range(num_ranks)}
-    for path in sorted(marks.iterdir()) if marks.is_dir() else ():
-        rank, _, point = path.name.partition(".")
-        if rank.isdigit() and int(rank) < num_ranks and point != "out":
-            found[int(rank)][point] = path.stat().st_size
-    return found
-
-
-def _descendants(pid: int) -> list[int]:
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = int(fields[1])
-    found = [pid]
-    for known in found:
-        found += [child for child, parent in parents.items() if parent == known]
-    return found[1:]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
         return False
 
 
@@ -479,9 +376,13 @@ def main() -> int:
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--episodes", type=int, help="at most so many, whatever the time")
+    parser.add_argument("--phases", nargs="+", default=[], help="kill in these points alone")
+    parser.add_argument("--broken", default="", choices=("", "layout", "rename", "exchange"))
     given = parser.parse_args()
     until = time.monotonic() + 60.0 * float(os.environ.get("SOAK_MINUTES", "10"))
-    soak, number = Soak(given.output.absolute(), given.seed), 0
+    import_all()
+    os.environ["SOAK_BROKEN"] = given.broken
+    soak, number = Soak(given.output.absolute(), given.seed, given.phases), 0
     while time.monotonic() < until and number != given.episodes:
         plan = Plan(soak.random.choice(given.worlds), soak.random.choice(given.recipes))
         soak.episode(plan, number)
@@ -492,4 +393,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(body(sys.argv[2:]) if sys.argv[1:2] == ["--body"] else main())
+    sys.exit(main())

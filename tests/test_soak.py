@@ -11,19 +11,41 @@ import pytest
 SOAK = Path(__file__).parents[1] / "benchmarks" / "soak.py"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("world", "recipe"), [("1+3", "paper"), ("2", "heads")])
-def test_killed_ranks_go_on_to_the_same_end(world: str, recipe: str, tmp_path: Path) -> None:
-    command = [sys.executable, SOAK, tmp_path, "--seed", "3", "--episodes", "2"]
-    done = subprocess.run(
-        [*map(str, command), "--worlds", world, "--recipes", recipe],
+def _soak(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(SOAK), str(output), *words],
         env=os.environ | {"SOAK_MINUTES": "30"},
         capture_output=True,
         text=True,
         timeout=1500,
         check=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "recipe"), [("1+3", "paper"), ("2", "heads")])
+def test_killed_ranks_go_on_to_the_same_end(world: str, recipe: str, tmp_path: Path) -> None:
+    words = ("--seed", "3", "--episodes", "2", "--worlds", world, "--recipes", recipe)
+    done = _soak(tmp_path, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert lines
     assert all(line["is_same"] and line["status"] == -9 for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("broken", "world", "recipe", "phase", "found"),
+    [
+        ("layout", "1+3", "paper", "train", "other bits"),
+        ("rename", "1", "paper", "commit, writing", "is not whole"),
+        ("exchange", "1", "synergy", "train", "other bits"),
+    ],
+)
+def test_a_broken_build_is_found_out(
+    broken: str, world: str, recipe: str, phase: str, found: str, tmp_path: Path
+) -> None:
+    where = ("--worlds", world, "--recipes", recipe, "--phases", phase)
+    done = _soak(tmp_path, "--seed", "1", "--episodes", "1", "--broken", broken, *where)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert found in done.stdout

@@ -31,6 +31,10 @@ class TrainConfig:
     norm: Literal["local", "sync"] = "local"
     """What batch normalization sees in training: the images of one rank, or those of all ranks of
     the model. `local`: another number of ranks is another training."""
+    exact_elastic: int = 0
+    """Micro-shards that each step is cut into, on any number of ranks up to it: their gradients and
+    statistics are added up without rounding, so 1, 2, 3, .. ranks of a model, and a resume with
+    another number, give the same bits. 0 is off; 12 divides evenly among up to four ranks."""
     channels_last: bool = True
     """Memory layout; on a CPU EfficientNet-B0 trains about twice as fast with it."""
     pseudo_weight: float = 1.0
@@ -89,6 +93,31 @@ class TrainConfig:
                 "give null to leave gradients as they are",
             )
         self._check_pseudo()
+        self._check_exact()
+
+    def _check_exact(self) -> None:
+        """`exact_elastic` cuts steps by itself."""
+        if self.exact_elastic < 0:
+            raise UserError(
+                "train.exact_elastic",
+                self.exact_elastic,
+                "must not be negative",
+                "0 switches it off, 12 serves up to twelve ranks of a model",
+            )
+        if not self.exact_elastic:
+            return
+        for name, value, usual in (
+            ("norm", self.norm, "local"),
+            ("accumulation_steps", self.accumulation_steps, 1),
+        ):
+            if value != usual:
+                raise UserError(
+                    f"train.{name}",
+                    value,
+                    "train.exact_elastic cuts each step into shards, which are normalized and take "
+                    "memory one by one",
+                    f"give {usual}, or train.exact_elastic 0",
+                )
 
     def _check_pseudo(self) -> None:
         if self.pseudo_weight <= 0.0:

@@ -106,6 +106,7 @@ class Config:
         self._check_steps_of_heads()
         self._check_views()
         self._check_consistency()
+        self._check_exact()
 
     @property
     def structure_features(self) -> Literal["start", "current"]:
@@ -166,6 +167,16 @@ class Config:
                     f"model_{name} begins with random weights, which give no features",
                     f"give model_{name}.pretrained or model_{name}.init_from, or leave it out",
                 )
+
+    def _check_exact(self) -> None:
+        """What `train.exact_elastic` cannot add up without rounding."""
+        if self.train.exact_elastic and self.consistency.fairness:
+            raise UserError(
+                "consistency.fairness",
+                self.consistency.fairness,
+                "is a loss of all images of a step at once, and train.exact_elastic cuts steps",
+                "give fairness 0, or train.exact_elastic 0",
+            )
 
     def _check_structure(self) -> None:
         heads = [name for name in ("a", "b") if getattr(self, f"model_{name}").train == "head"]

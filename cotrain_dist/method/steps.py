@@ -52,12 +52,23 @@ def split_step(step: Tensor, num_ranks: int, num_micro: int) -> list[list[Tensor
     return [list(torch.split(rank, spread(len(rank), num_micro))) for rank in ranks]
 
 
+def shards_of_rank(rank: int, num_ranks: int, num_shards: int) -> range:
+    """Which shards of each step a rank of a role takes: neighbors, in order.
+
+    >>> shards_of_rank(1, 3, 4), shards_of_rank(1, 3, 3)
+    (range(2, 3), range(1, 2))
+    """
+    sizes = spread(num_shards, num_ranks)
+    start = sum(sizes[:rank])
+    return range(start, start + sizes[rank])
+
+
 @dataclass(frozen=True)
 class EpochPlan:
     """The steps of one epoch, and which rows of the training set each shard of a step takes.
 
     steps: rows of each step, [n] int64. A step is cut into `num_shards`, one for each rank of the
-    role, and each shard into `num_micro` micro-batches.
+    role or as many as `train.exact_elastic` says, and each shard into `num_micro` micro-batches.
     """
 
     steps: tuple[Tensor, ...]

@@ -190,8 +190,10 @@ def plan_rank(
         )
         for split in (Split.U, Split.T)
     }
-    per_rank = spread(config.train.batch_size, num_ranks)[role_rank]
-    batch = spread(per_rank, config.train.accumulation_steps)[0]
+    # A forward pass is of one shard at a time.
+    per_rank = spread(config.train.batch_size, config.train.exact_elastic or num_ranks)
+    largest = per_rank[0 if config.train.exact_elastic else role_rank]
+    batch = spread(largest, config.train.accumulation_steps)[0]
     # Measured: 13 and 17 % below two real ranks, as allocators keep more than they hand out. Of two
     # models in one process, one trains at a time: activations do not add up, states do.
     memory = process_bytes + batch * max(roles[role].image_bytes for role in held)

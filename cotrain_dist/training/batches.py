@@ -29,7 +29,8 @@ def load_batches(
     parts = [
         (rows, (*key, step) if plan.repeats else key)
         for step in steps
-        for rows in plan.micro_batches(step, student.group.index)
+        for shard in student.shards
+        for rows in plan.micro_batches(step, shard)
     ]
     if not student.teachers:
         yield from _labeled(student, learned, parts, pixels)
@@ -100,7 +101,7 @@ def mix_batches(
     for step in steps:
         # By the step alone: all ranks mix in one way.
         mixing = draw_mixing(train.mixup, train.cutmix, *key, step)
-        for micro in range(num_micro):
+        for micro in list(range(num_micro)) * len(student.shards):
             batch = next(batches)
             partners = draw_partners(len(batch.targets), *key, step, micro)
             mixed = mix_batch(batch, mixing, partners, student.num_classes)

@@ -96,7 +96,7 @@ def teach_batches(
     config = student.config.consistency
     num_steps = len(plan.steps) * student.config.cotrain.num_schedule_epochs
     momentum = max(0.0, 1.0 - 10.0 / num_steps) if config.momentum is None else config.momentum
-    while step := list(itertools.islice(batches, plan.num_micro)):
+    while step := list(itertools.islice(batches, len(student.shards) * plan.num_micro)):
         probs = [_ask(student, batch.unlabeled) for batch in step if batch.unlabeled is not None]
         thresholds = _thresholds(student, torch.cat(probs), momentum)
         for batch, own in zip(step, probs, strict=True):

@@ -20,7 +20,7 @@ from cotrain_dist.method.placement import Placement
 from cotrain_dist.method.scores import MAX_CLASSES
 from cotrain_dist.method.splits import Split
 from cotrain_dist.models import build_model, check_names, fetch_published, operations_per_image
-from cotrain_dist.runtime.accelerator import Runtime, start_runtime
+from cotrain_dist.runtime.accelerator import Precision, Runtime, start_runtime
 from cotrain_dist.runtime.collectives import broadcast_bytes, together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.run_directory import RunDirectory
@@ -59,6 +59,7 @@ def prepare(
 
     Collective over all ranks.
     """
+    check_precision(config, rt.precision)
     store = RunDirectory(Path(config.output_dir))
     reporter = Reporter(rt.is_lead and not quiet, rt.progress)
     if rt.is_lead and not resume:
@@ -70,6 +71,17 @@ def prepare(
     # On every rank: one node may lack the data, or hold others.
     pixels = together(lambda: open_pixels(config.data, table.listing, rt, reporter), rt.control)
     return RunContext(config, rt, store, reporter), Images(table, pixels)
+
+
+def check_precision(config: Config, precision: Precision) -> None:
+    """Raise UserError where gradients are scaled beyond what can be added up without rounding."""
+    if config.train.exact_elastic and precision == "fp16":
+        raise UserError(
+            "precision",
+            precision,
+            "scales losses beyond what train.exact_elastic adds up",
+            "give bf16 or fp32, or train.exact_elastic 0",
+        )
 
 
 MOST_READERS = 8

@@ -22,6 +22,7 @@ from cotrain_dist.store.records import Fit
 from cotrain_dist.training.batches import load_batches, mix_batches
 from cotrain_dist.training.consistency import Tally, taught_loss, teach_batches
 from cotrain_dist.training.context import RunContext
+from cotrain_dist.training.exact import round_loss
 from cotrain_dist.training.heads import fit_student
 from cotrain_dist.training.student import Student, average_buffers
 from cotrain_dist.training.within import Progress, Within
@@ -53,7 +54,7 @@ def train_epoch(
 
 def plan_of(student: Student, learned: TrainingSet, key: tuple[int | str, ...]) -> EpochPlan:
     """Which rows each step of an epoch learns, and which of them each rank."""
-    train, num_shards = student.config.train, student.group.size
+    train, num_shards = student.config.train, student.num_shards
     if student.teachers:
         return plan_consistency(
             learned.targets >= 0,
@@ -116,9 +117,7 @@ def train_steps(
                 # From the position alone: whoever enters in the middle of an epoch trains at the
                 # same rate.
                 rate = student.schedule.set_rate(start.epoch - 1 + step / len(plan.steps))
-                # With the rank, else all shards of a step would drop the same units. The price:
-                # with dropout, another number of ranks is another training.
-                step_key = ("dropout", *key, step, student.group.index)
+                step_key = ("dropout", *key, step)
                 step_size = len(plan.steps[step])
                 losses += train_step(student, batches, plan.num_micro, step_size, step_key)
                 advance(step_size)
@@ -224,18 +223,29 @@ def train_step(
     step_size: images of the step over all ranks. Each loss is divided by it, and gradients are
     summed over micro-batches and ranks: every image weighs the same, also where parts are uneven.
     """
-    train, losses = student.config.train, Losses.none(student.device)
+    train, exact, losses = student.config.train, student.exact, Losses.none(student.device)
+    if exact is not None:
+        exact.begin()
     # Not Accelerate's accumulate(): its one counter of steps for all models would leave A untrained
     # in a process that holds both.
-    for micro in range(num_micro):
+    parts = [(shard, micro) for shard in student.shards for micro in range(num_micro)]
+    for shard, micro in parts:
         batch = next(batches)
-        is_last = micro == num_micro - 1
-        with _reduce_if(is_last, student), seeded(*key, micro, device=student.device):
+        is_last = (shard, micro) == parts[-1]
+        if exact is not None:
+            exact.enter_shard()
+        # With the shard, else all shards of a step would drop the same units. The price: with
+        # dropout, another number of shards is another training.
+        with _reduce_if(is_last, student), seeded(*key, shard, micro, device=student.device):
             loss = loss_of(student, batch)
             student.scaler.scale(loss / step_size).backward()
+        if exact is not None:
+            exact.leave_shard()
+        value = loss.detach() if exact is None else round_loss(loss.detach())
         # Summed by image and divided at the end of the epoch: parts of a step differ in size.
-        is_scaled = student.scaler.is_enabled()
-        losses += count_loss(loss.detach(), batch.num_images, tolerant=is_scaled)
+        losses += count_loss(value, batch.num_images, tolerant=student.scaler.is_enabled())
+    if exact is not None:
+        exact.finish()
     if train.clip_grad_norm is not None:
         # Accelerate's own clipping would unscale the optimizers of both models.
         student.scaler.unscale_(student.optimizer)
@@ -293,9 +303,17 @@ def check_parts(
     In an epoch over the labeled images, or with an R of any size up to that of U: one image more
     than a multiple of the batch size makes one step more, and all steps smaller.
     """
+    num_shards = train.exact_elastic or num_role_ranks
+    if num_role_ranks > num_shards:
+        raise UserError(
+            "train.exact_elastic",
+            num_shards,
+            f"is less than the {num_role_ranks} ranks of role {role.name}",
+            f"give {num_role_ranks} or more, and the same in every world that is to agree",
+        )
     smallest = (
         smallest_step_up_to(num_labeled, num_pool, train.batch_size, train.least_labeled_fraction)
-        // num_role_ranks
+        // num_shards
         // train.accumulation_steps
     )
     if smallest < 2:
@@ -305,7 +323,8 @@ def check_parts(
             train.batch_size,
             f"can leave {smallest} image(s) per rank and micro-batch: an epoch of {role.name} has "
             f"{num_labeled} images{with_r}, role {role.name} {num_role_ranks} rank(s), "
-            f"train.accumulation_steps is {train.accumulation_steps}, and batch normalization "
+            + (f"train.exact_elastic is {num_shards}, " if train.exact_elastic else "")
+            + f"train.accumulation_steps is {train.accumulation_steps}, and batch normalization "
             "needs 2",
             "use fewer ranks or accumulation steps, larger batches, or label more images"
             + (", or a lower train.least_labeled_fraction" if train.least_labeled_fraction else ""),

@@ -22,6 +22,7 @@ from cotrain_dist.data.stream import Pixels, PixelSource
 from cotrain_dist.data.views import View, whole_view
 from cotrain_dist.method.consistency import FreeState
 from cotrain_dist.method.heads import Scaling
+from cotrain_dist.method.steps import shards_of_rank
 from cotrain_dist.models import (
     Preprocessing,
     Schedule,
@@ -33,6 +34,7 @@ from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import RankGroup, max_over, sum_over
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.ema import Ema
+from cotrain_dist.training.exact import ExactSums
 from cotrain_dist.training.norm import synchronize_norms
 from cotrain_dist.types import Role
 
@@ -134,6 +136,8 @@ class Student(Classifier):
     """The ranks of `group` over the backend of their device: what they add up within a step."""
     ema: Ema | None
     """Where train.ema_decay is set: takes the place of the model outside of training."""
+    exact: ExactSums | None = None
+    """Where train.exact_elastic is set: adds up what the shards of a step give."""
     peer: Teacher | None = None
     """A copy of the other model, where it teaches; its weights come before each epoch."""
     teachers: tuple[Teacher, ...] = ()
@@ -150,6 +154,16 @@ class Student(Classifier):
     def exported(self) -> nn.Module:
         """The EMA where there is one, else the whole model."""
         return self.whole if self.ema is None else self.ema.module
+
+    @property
+    def num_shards(self) -> int:
+        """Parts of each step: one for each rank of the role, or as many as the settings say."""
+        return self.config.train.exact_elastic or self.group.size
+
+    @property
+    def shards(self) -> range:
+        """Those of them that this rank takes."""
+        return shards_of_rank(self.group.index, self.group.size, self.num_shards)
 
     @property
     def num_classes(self) -> int:
@@ -228,19 +242,21 @@ def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime)
     if config.train.norm == "sync":
         synchronize_norms(base.model, rt.gradient_handles[role])
     compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
-    handle = rt.gradient_handles[role]
+    handle, num_shards = rt.gradient_handles[role], config.train.exact_elastic
+    device_group = replace(base.group, handle=handle)
     has_ema = config.train.ema_decay > 0.0 and config.model.train == "all"
     return Student(
         **vars(base),
-        trained=_wrap(compiled, handle, rt.device),
+        trained=compiled if num_shards else _wrap(compiled, handle, rt.device),
         train_view=(
             base.eval_view if config.augmentation == "off" else whole_view(config.image_size)
         ),
         optimizer=optimizer,
         schedule=Schedule(optimizer, config.train, config.pretrain),
         scaler=torch.amp.GradScaler(rt.device.type, enabled=rt.precision == "fp16"),
-        device_group=replace(base.group, handle=handle),
+        device_group=device_group,
         ema=Ema(base.model, config.train.ema_decay) if has_ema else None,
+        exact=ExactSums(base.model, num_shards, device_group) if num_shards else None,
     )
 
 
@@ -314,7 +330,7 @@ def average_buffers(student: Student) -> None:
     Those of the model and of its EMA. Called at epoch ends alone, so that predictions and commits
     are the same on every rank.
     """
-    if student.group.size == 1:
+    if student.group.size == 1 or student.exact is not None:  # then they are equal
         return
     models = (student.model,) if student.ema is None else (student.model, student.ema.module)
     # Counters of batches are whole numbers, and equal: each rank has met as many micro-batches.

@@ -88,8 +88,8 @@ class Within:
         """Collective over the role group: load what was committed last in this epoch.
 
         num_steps: of the whole epoch. None where nothing was, or where it does not fit: made after
-        another commit, by another number of ranks or in another precision. Damaged ones are left
-        out.
+        another commit, with steps cut into another number of shards, or in another precision.
+        Damaged ones are left out.
         """
         group = self._student.group
         chosen = broadcast_json(self._choose() if group.index == 0 else None, group)
@@ -99,7 +99,7 @@ class Within:
         together(lambda: wait_until_seen(folder), group)
         state = together(lambda: read_state(folder), group)
         load_snapshot(self._student, folder, state)
-        own = read_tensors(folder, f"rank-{group.index}")
+        own = together(lambda: _part_of_rank(folder, self._student), group)
         with torch.no_grad():
             for name, buffer in _buffers_of(self._student).items():
                 buffer.copy_(own[name])
@@ -137,7 +137,7 @@ class Within:
             "phase": self._phase,
             "epoch": self._epoch,
             "after": manifest_digest(before),
-            "num_ranks": self._student.group.size,
+            "num_shards": self._student.num_shards,
             "precision": self._ctx.runtime.precision,
             "config_sha256": config_digest(self._ctx.config),
         }
@@ -207,6 +207,25 @@ class Within:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+
+def _part_of_rank(folder: Path, student: Student) -> dict[str, Tensor]:
+    """Buffers and counts that this rank goes on from.
+
+    With `train.exact_elastic` the commit may be of another number of ranks. Their buffers are equal
+    then, and what they have counted is shared out anew: sums over ranks stay.
+    """
+    index, size = student.group.index, student.group.size
+    if student.exact is None:
+        return read_tensors(folder, f"rank-{index}")
+    num_parts = len(list(folder.glob("rank-*.safetensors")))
+    own = read_tensors(folder, "rank-0")
+    parts = [read_tensors(folder, f"rank-{part}") for part in range(index, num_parts, size)]
+    for name in own:
+        if name.startswith("count."):
+            found = [part[name] for part in parts]
+            own[name] = torch.stack(found).sum(dim=0) if found else torch.zeros_like(own[name])
+    return own
 
 
 def _buffers_of(student: Student) -> dict[str, Tensor]:

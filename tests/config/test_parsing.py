@@ -69,6 +69,23 @@ RULES = [
     ("--model_b.learning_rate_scale -2", "model_b.learning_rate_scale", ": -2.0: must be above 0"),
     ("--train.batch_size 1", "train.batch_size", ": 1: must be at least 2"),
     ("--train.accumulation_steps 0", "train.accumulation_steps", ": 0: must be at least 1"),
+    ("--train.exact_elastic -1", "train.exact_elastic", ": -1: must not be negative"),
+    (
+        "--train.exact_elastic 4 --train.norm sync",
+        "train.norm",
+        ": sync: train.exact_elastic cuts each step",
+    ),
+    (
+        "--train.exact_elastic 4 --train.accumulation_steps 2",
+        "train.accumulation_steps",
+        ": 2: train.exact_elastic cuts each step",
+    ),
+    (
+        "--train.exact_elastic 4 --consistency.fairness 0.01 --consistency.teacher own "
+        "--consistency.policy free --data.augment crop_flip",
+        "consistency.fairness",
+        ": 0.01: is a loss of all images of a step at once, and train.exact_elastic",
+    ),
     ("--train.weight_decay -1", "train.weight_decay", ": -1.0: must not be negative"),
     ("--train.label_smoothing 1", "train.label_smoothing", ": 1.0: must be at least 0"),
     ("--train.clip_grad_norm 0", "train.clip_grad_norm", ": 0.0: must be above 0"),
