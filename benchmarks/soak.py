@@ -9,9 +9,9 @@ fits, commits while they are written, before and after their rename), on a rank 
 the launcher is, at a random second. A kill counts where the victim's wait status proves it and the
 run was unfinished. All others must end by themselves; then the run is continued with `train
 --resume`, and at its end its models and history must equal those of the undisturbed run. Each kill
-is a line of OUTPUT/ledger.jsonl; several calls add to it, for one commit of the code. Phases with few kills come
-first. Exit code 1 where a run hangs, fails or ends with other bits, or a commit is found half
-written. `--broken` breaks the build on purpose, and then that must be so.
+is a line of OUTPUT/ledger.jsonl; several calls add to it, for one commit of the code. Phases with
+few kills come first. Exit code 1 where a run hangs, fails or ends with other bits, or where a
+commit is found half written. `--broken` breaks the build on purpose, and then that must be so.
 """
 
 import argparse

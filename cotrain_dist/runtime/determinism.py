@@ -42,6 +42,25 @@ def describe_determinism() -> dict[str, object]:
     }
 
 
+def not_exact_line(
+    device_type: str, *, compiled: bool, tf32: bool, deterministic: bool
+) -> str | None:
+    """Why a continued run may end with other bits than an undisturbed one; None where it does not.
+
+    device_type: `cpu` or `cuda`, as of torch.device.
+    """
+    on_gpu = device_type == "cuda"
+    reasons = {
+        "compile is true: a new torch or another GPU brings other kernels": compiled,
+        "tf32 is true: another GPU rounds in another way": on_gpu and tf32,
+        "deterministic is false: a GPU may add in any order": on_gpu and not deterministic,
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if not found:
+        return None
+    return f"a continued run may end with other bits than an undisturbed one; {'; '.join(found)}"
+
+
 def device_name(device: torch.device) -> str:
     """The kind of a device: `cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)

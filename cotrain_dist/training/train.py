@@ -14,6 +14,7 @@ from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
+from cotrain_dist.runtime.determinism import not_exact_line
 from cotrain_dist.runtime.threads import threads_line
 from cotrain_dist.runtime.tracking import tracking
 from cotrain_dist.store.features import FeatureStore
@@ -142,6 +143,14 @@ def _introduce(ctx: RunContext, images: Images) -> None:
         f"B ({resolve_role(ctx.config, 'b').name}) on {list(rt.placement.ranks_b)}"
     )
     ctx.reporter.say(threads_line(os.environ), shown=False)
+    not_exact = not_exact_line(
+        rt.device.type,
+        compiled=ctx.config.compile,
+        tf32=ctx.config.tf32,
+        deterministic=ctx.config.deterministic,
+    )
+    if not_exact is not None:
+        ctx.reporter.say(not_exact)
 
 
 def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> CotrainState:

@@ -15,7 +15,12 @@ from ranks import run_ranks, tiny_config
 from torch.nn.parallel import DistributedDataParallel
 
 from cotrain_dist.config import Config
-from cotrain_dist.runtime.determinism import ENVIRON, describe_determinism, set_determinism
+from cotrain_dist.runtime.determinism import (
+    ENVIRON,
+    describe_determinism,
+    not_exact_line,
+    set_determinism,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +89,16 @@ def test_ddp_has_the_argument_that_the_lower_bound_of_torch_stands_for() -> None
     text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert '"torch>=2.13",' in text
     assert "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+
+
+def test_it_is_said_where_bits_may_differ() -> None:
+    off = {"compiled": False, "tf32": False, "deterministic": False}
+    assert not_exact_line("cpu", **off | {"tf32": True}) is None
+    assert not_exact_line("cuda", **off | {"deterministic": True}) is None
+    line = not_exact_line("cuda", **off | {"tf32": True})
+    assert line is not None
+    assert "tf32 is true" in line
+    assert "deterministic is false" in line
+    compiled = not_exact_line("cpu", **off | {"compiled": True})
+    assert compiled is not None
+    assert "compile is true" in compiled

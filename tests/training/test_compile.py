@@ -64,3 +64,5 @@ def test_the_trained_module_alone_is_compiled(
     assert num_compiled == (2 if compiles else 0)
     # 16 images of L in steps of 10: two in Step 1 and two or more in Step 2, for each model.
     assert num_calls >= 8 if compiles else num_calls == 0
+    log = (tmp_path / "run" / "logs" / "rank-000.log").read_text()
+    assert ("compile is true" in log) == compiles
