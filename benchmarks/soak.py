@@ -384,6 +384,8 @@ def main() -> int:
     os.environ["SOAK_BROKEN"] = given.broken
     soak, number = Soak(given.output.absolute(), given.seed, given.phases), 0
     while time.monotonic() < until and number != given.episodes:
+        if given.broken and soak.num_failures:
+            break  # found out
         plan = Plan(soak.random.choice(given.worlds), soak.random.choice(given.recipes))
         soak.episode(plan, number)
         number += 1

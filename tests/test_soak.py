@@ -46,6 +46,6 @@ def test_a_broken_build_is_found_out(
     broken: str, world: str, recipe: str, phase: str, found: str, tmp_path: Path
 ) -> None:
     where = ("--worlds", world, "--recipes", recipe, "--phases", phase)
-    done = _soak(tmp_path, "--seed", "1", "--episodes", "1", "--broken", broken, *where)
+    done = _soak(tmp_path, "--seed", "1", "--episodes", "8", "--broken", broken, *where)
     assert done.returncode == 1, done.stdout + done.stderr
     assert found in done.stdout
