@@ -72,6 +72,12 @@ class Preprocessing:
         )
 
 
+def center_view(image_size: int, center_crop_fraction: float) -> View:
+    """The view in which any model measures and labels, by its settings alone."""
+    unused = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # what comes after the view
+    return Preprocessing(image_size, center_crop_fraction, *unused).view()
+
+
 def check_names(role: Role, config: RoleConfig) -> None:
     """Raise UserError for names that timm does not know, naming the nearest."""
     if not timm.is_model(config.name):

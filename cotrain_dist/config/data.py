@@ -64,6 +64,9 @@ class DataConfig:
     # The paper has no V. Without one, T chooses models/best, and the run says so.
     validation_fraction: float = 0.0
     """Fraction of each class that goes to V, taken from the fraction of U; 0 draws no V."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """All images are read once before a training. What cannot be used as one ends it: `error`; with
+    `skip` the run lists it in bad_images.jsonl and goes on without it, as if it were not there."""
     cache: str = "auto"
     """Where decoded and shrunk images are kept on disk, for all ranks, epochs and runs: a folder;
     `auto` is ~/.cache/cotrain_dist/pixels, `off` decodes every image in every pass. Exactness: the

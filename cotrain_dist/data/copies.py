@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cotrain_dist.data.bad_images import emptied_splits
 from cotrain_dist.data.sources.listing import TEST, UNLABELED, Listing
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.copies import find_copies
+from cotrain_dist.method.copies import Copies, find_copies
 from cotrain_dist.method.splits import Split
 
 NUM_SHOWN = 5
@@ -16,17 +17,18 @@ NUM_SHOWN = 5
 def leave_out_copies(listing: Listing, splits: Tensor) -> Tensor:
     """The splits, with `Split.OUT` for copies. splits: [N] int64 -> [N] int64.
 
+    What is in no split already is a copy of nothing.
+
     Equal bytes in T and in L would measure memory, and two labels of one image cannot both be
     right. Raises UserError where this leaves a class without images in T, V, L_A or L_B, or U
     empty.
     """
-    is_test = [source == TEST for source in listing.sources]
-    copies = find_copies(listing.digests, listing.class_ids.tolist(), is_test)
+    copies = _copies_of(listing, (splits != Split.OUT).nonzero().flatten().tolist())
     if not copies.rows:
         return splits
     left = splits.clone()
     left[copies.rows] = Split.OUT
-    emptied = _emptied(listing.class_ids, splits, left)
+    emptied = emptied_splits(listing.class_ids, splits, left)
     if emptied:
         split, class_id = emptied[0]
         was_there = (splits == split) & (listing.class_ids == class_id)
@@ -43,16 +45,21 @@ def leave_out_copies(listing: Listing, splits: Tensor) -> Tensor:
     return left
 
 
-def _emptied(class_ids: Tensor, before: Tensor, after: Tensor) -> list[tuple[Split, int]]:
-    """Splits and class ids that had images before and have none after."""
-    gone = []
-    for split in (Split.T, Split.V, Split.L_A, Split.L_B, Split.U):
-        kept = set(class_ids[after == split].tolist())
-        if split is Split.U and kept:
-            continue  # U needs images, but not of each class
-        had = sorted(set(class_ids[before == split].tolist()))
-        gone += [(split, class_id) for class_id in had if class_id not in kept]
-    return gone
+def _copies_of(listing: Listing, rows: Sequence[int]) -> Copies:
+    """The copies among some rows of a listing, as its sample_ids."""
+    is_test = [source == TEST for source in listing.sources]
+    class_ids = listing.class_ids.tolist()
+    if len(rows) == len(is_test):
+        return find_copies(listing.digests, class_ids, is_test)
+    found = find_copies(
+        [listing.digests[row] for row in rows],
+        [class_ids[row] for row in rows],
+        [is_test[row] for row in rows],
+    )
+    return Copies(
+        tuple(rows[index] for index in found.of_others),
+        tuple(tuple(rows[index] for index in equal) for equal in found.contradicting),
+    )
 
 
 def describe_left_out(listing: Listing, splits: Tensor) -> list[str]:
@@ -60,16 +67,12 @@ def describe_left_out(listing: Listing, splits: Tensor) -> list[str]:
 
     How many; and some of those whose copies have another label, one of which must be wrong.
     """
-    rows = (splits == Split.OUT).nonzero().flatten().tolist()
+    bad = set(listing.bad_ids)  # told of by `describe_bad`
+    rows = [row for row in (splits == Split.OUT).nonzero().flatten().tolist() if row not in bad]
     if not rows:
         return []
     # Of an image with two labels all copies are left out, so they are found among these rows.
-    found = find_copies(
-        [listing.digests[row] for row in rows],
-        [int(listing.class_ids[row]) for row in rows],
-        [False] * len(rows),
-    )
-    contradicting = [[rows[index] for index in equal] for equal in found.contradicting]
+    contradicting = _copies_of(listing, rows).contradicting
     num_contradicting = sum(map(len, contradicting))
     num_copies = len(rows) - num_contradicting
     counts = []

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,14 +16,17 @@ from torch import Tensor
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.config.data import fraction_of_labeled, fraction_of_test
+from cotrain_dist.data.bad_images import in_order, require_kept
 from cotrain_dist.data.copies import leave_out_copies
-from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, Listing
+from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, BadImage, Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Fractions, Split, draw_splits
 from cotrain_dist.store.mapped import BATCH_ROWS, Column, share
 from cotrain_dist.store.run_directory import splits_file
 from cotrain_dist.types import Role, TrainingSet
 
+BAD_IMAGES = b"bad_images"
+"""Key of the schema's metadata where some images are of no use."""
 COLUMNS = ("source", "path", "class", "split", "size", "sha256")
 EARLIER_COLUMN = "group"
 """What the column `split` was called in runs of version 0.1."""
@@ -53,6 +56,14 @@ class SplitTable:
         """The ids of a split, [n] int64 in ascending order."""
         return (self.splits == split).nonzero().flatten()
 
+    @property
+    def usable_ids(self) -> Tensor | None:
+        """[n] int64, the sample_ids of images that can be read; None where all can."""
+        bad = self.listing.bad_ids
+        if not bad:
+            return None
+        return torch.from_numpy(np.delete(np.arange(len(self.splits)), bad))
+
     def labeled(self, role: Role, labels: str) -> TrainingSet:
         """L of a role: its own split, or with `labels` shared L_A and L_B; in ascending order."""
         own = Split.L_A if role is Role.A else Split.L_B
@@ -77,7 +88,10 @@ class SplitTable:
             "size": _number_column(listing.sizes[rows]),
             "sha256": _text_column(listing.digests[rows]),
         }
-        return pa.table(columns).replace_schema_metadata({"class_names": json.dumps(names)})
+        about = {b"class_names": json.dumps(names)}
+        if listing.bad:
+            about[BAD_IMAGES] = json.dumps([one.to_json() for one in listing.bad])
+        return pa.table(columns).replace_schema_metadata(about)
 
     @cached_property
     def digest(self) -> str:
@@ -129,21 +143,38 @@ def fractions_of(config: DataConfig, *, has_unlabeled: bool) -> Fractions:
 def draw_split_table(listing: Listing, config: DataConfig, seed: int) -> SplitTable:
     """Draw the splits of a listing, then leave copies out.
 
-    Raises UserError where a class is too small.
+    As if images of no use were not there: those are OUT before the draw. Raises UserError where a
+    class is too small.
     """
     sources = np.array(listing.sources)
     # Images without a label are in no draw and stay here.
     splits = torch.full((len(sources),), Split.U, dtype=torch.int64)
     splits[torch.from_numpy(sources == TEST)] = Split.T
     own = torch.from_numpy((sources != TEST) & (sources != UNLABELED))
-    labeled = own & (listing.class_ids != UNKNOWN)
-    has_others = bool((own & ~labeled).any()) or UNLABELED in listing.sources  # they fill U
+    drawn = own & (listing.class_ids != UNKNOWN)
+    has_others = bool((own & ~drawn).any()) or UNLABELED in listing.sources  # they fill U
+    given = splits.masked_fill(drawn, Split.OUT)
+    splits[listing.bad_ids] = Split.OUT
+    require_kept(listing, given, splits.masked_fill(drawn, Split.OUT))
+    labeled = drawn & (splits != Split.OUT)
     fractions = fractions_of(config, has_unlabeled=has_others)
     splits[labeled] = draw_splits(
         listing.class_ids[labeled], listing.class_names, fractions, seed, pool_needed=not has_others
     )
     # After the draw: one of fewer images would be another draw than that of earlier versions.
     return SplitTable(listing, leave_out_copies(listing, splits))
+
+
+def without_bad(table: SplitTable, bad: Sequence[BadImage]) -> SplitTable:
+    """Splits as they are, with OUT for images of no use.
+
+    Raises UserError where that leaves a class without images in a split.
+    """
+    listing = replace(table.listing, bad=in_order(bad))
+    splits = table.splits.clone()
+    splits[listing.bad_ids] = Split.OUT
+    require_kept(listing, table.splits, splits)
+    return SplitTable(listing, splits)
 
 
 def load_split_table(path: Path) -> SplitTable:
@@ -194,9 +225,14 @@ def parse_split_table(content: bytes) -> SplitTable:
         class_names=names,
         sizes=Column(rows["size"]),
         digests=Column(rows["sha256"]),
+        bad=_bad_images_in(file.schema_arrow.metadata),
     )
     values = torch.tensor([split.value for split in Split])
     return SplitTable(listing, values[splits])
+
+
+def _bad_images_in(metadata: Mapping[bytes, bytes]) -> tuple[BadImage, ...]:
+    return tuple(map(BadImage.from_json, json.loads(metadata.get(BAD_IMAGES, b"[]"))))
 
 
 def _column(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:

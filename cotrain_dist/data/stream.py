@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import Listing, ReadImage, image_reader
+from cotrain_dist.data.sources.decode import ImageError
 from cotrain_dist.data.views import View
 from cotrain_dist.store.features import default_folder
 from cotrain_dist.store.pixels import NoRoom, PixelCache
@@ -108,6 +109,61 @@ class PixelSource:
             if cache is not None and cache.can_write:
                 self._keep(cache, int(ids[place]), pixels[place], image.size)
         return Pixels(values, sizes, unreadable)
+
+    def check(
+        self, views: Sequence[View], batches: Sequence[Tensor], num_threads: int
+    ) -> Iterator[tuple[int, list[tuple[int, str]]]]:
+        """Of each batch of sample_ids how many there are, and which cannot be used, and why.
+
+        The others are then kept in every view. What is kept already is not read again: it was
+        decoded once. Ends the threads that it starts.
+        """
+        caches = [(view, self._cache_of(view)) for view in views]
+        with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as readers:
+            ahead: deque[tuple[int, Future[list[tuple[int, str]]]]] = deque()
+            try:
+                for batch in batches:
+                    ahead.append((len(batch), readers.submit(self._check, caches, batch)))
+                    if len(ahead) > 2 * num_threads:
+                        num, found = ahead.popleft()
+                        yield num, found.result()
+                while ahead:
+                    num, found = ahead.popleft()
+                    yield num, found.result()
+            finally:  # after an error nobody waits for the rest
+                readers.shutdown(wait=False, cancel_futures=True)
+
+    def _check(
+        self, caches: Sequence[tuple[View, PixelCache | None]], batch: Tensor
+    ) -> list[tuple[int, str]]:
+        ids, bad = batch.numpy(), []
+        held = [self._held(cache, ids) for _, cache in caches]
+        for place, sample_id in enumerate(ids.tolist()):
+            lacking = [own for own, is_held in zip(caches, held, strict=True) if not is_held[place]]
+            if not lacking:
+                continue
+            try:
+                image = self.read(sample_id)
+            except ImageError as error:
+                bad.append((sample_id, error.reason))
+                continue
+            for view, cache in lacking:
+                if image is not None and cache is not None and cache.can_write:
+                    pixels = np.ascontiguousarray(view.prepare(image))
+                    self._keep(cache, sample_id, pixels, image.size)
+        return bad
+
+    def _held(self, cache: PixelCache | None, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images a cache holds."""
+        nothing = np.zeros(len(ids), dtype=np.bool_)
+        if cache is None:
+            return nothing
+        try:
+            return cache.holds(ids)
+        except OSError as error:
+            cache.can_write = False
+            self._tell(_not_kept(error))
+            return nothing
 
     def _kept(
         self,

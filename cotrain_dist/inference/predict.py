@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cotrain_dist.data.sources.decode import to_rgb
+from cotrain_dist.data.sources.decode import usable_rgb
 from cotrain_dist.data.sources.files import images_below, read_file
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.data.stream import PixelSource
@@ -124,6 +124,6 @@ def _prediction(
 
 def _read_or_none(files: Sequence[str], index: int) -> Image.Image | None:
     try:
-        return to_rgb(read_file(Path(files[index])))
+        return usable_rgb(read_file(Path(files[index])), "IMAGES", files[index])
     except UserError:
         return None

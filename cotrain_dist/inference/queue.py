@@ -3,16 +3,18 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cotrain_dist.config import Config, resolve_role
+from cotrain_dist.data.bad_images import printable, refuse_bad
 from cotrain_dist.data.copies import leave_out_copies
 from cotrain_dist.data.sources.files import list_without_classes
-from cotrain_dist.data.splits import SplitTable, parse_split_table
+from cotrain_dist.data.sources.listing import BadImage, Listing
+from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.choose import (
     Probs,
@@ -26,13 +28,14 @@ from cotrain_dist.method.queries import WITHOUT_MODELS
 from cotrain_dist.method.splits import Split
 from cotrain_dist.models import head_of
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import broadcast_bytes, together
+from cotrain_dist.runtime.collectives import together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store import atomic
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.features import JointFeatures, both_features
-from cotrain_dist.training.setup import fetch_models, first_models, open_pixels
+from cotrain_dist.training.scan import scan_images
+from cotrain_dist.training.setup import fetch_models, first_models, from_lead, open_pixels
 from cotrain_dist.training.student import Classifier, build_classifier
 
 
@@ -62,10 +65,13 @@ class _Opened:
 def queue_of_folder(config: Config, query: Query, rt: Runtime) -> Asked:
     """Of images without labels, before any training. Collective over all ranks."""
     fetch_models(config, rt)
-    content = together(lambda: _list(config) if rt.is_lead else b"", rt.control)
-    table = parse_split_table(broadcast_bytes(content, rt.control))
+    table = from_lead(lambda: _list(config), rt)
     reporter = Reporter(show=rt.is_lead)
     pixels = together(lambda: open_pixels(config.data, table.listing, rt, reporter), rt.control)
+    bad = scan_images(table.listing, pixels, config, rt, reporter)
+    together(lambda: _tell_bad(bad, table, config, reporter) if rt.is_lead else None, rt.control)
+    if bad != table.listing.bad:
+        table = _without_copies(replace(table.listing, bad=bad))
     # The last layers are not asked, so any classes will do.
     models = together(lambda: first_models(config, rt.roles_here, ("a", "b")), rt.control)
     classifiers = [
@@ -84,11 +90,25 @@ def queue_of_folder(config: Config, query: Query, rt: Runtime) -> Asked:
     return _ask(opened, query)
 
 
-def _list(config: Config) -> bytes:
+def _list(config: Config) -> SplitTable:
     """All images, as a table that other ranks can read."""
-    listing = list_without_classes(config.data)
+    return _without_copies(list_without_classes(config.data))
+
+
+def _without_copies(listing: Listing) -> SplitTable:
     splits = torch.full((len(listing.paths),), Split.U, dtype=torch.int64)
-    return SplitTable(listing, leave_out_copies(listing, splits)).to_parquet()
+    splits[listing.bad_ids] = Split.OUT
+    return SplitTable(listing, leave_out_copies(listing, splits))
+
+
+def _tell_bad(
+    bad: Sequence[BadImage], table: SplitTable, config: Config, reporter: Reporter
+) -> None:
+    """What is left out; raises UserError where nothing may be."""
+    if config.data.on_bad_image == "error":
+        refuse_bad(bad, len(table.listing.paths) + sum(one.sample_id is None for one in bad))
+    for one in bad:
+        reporter.warn(f"left out: {printable(one.path)} ({printable(one.reason)})")
 
 
 def queue_of_run(config: Config, query: Query, rt: Runtime) -> Asked:

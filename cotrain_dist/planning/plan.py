@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.config import Config, PlacementConfig, resolve_role
+from cotrain_dist.data.bad_images import describe_bad
 from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.data.splits import SplitTable
@@ -111,6 +112,7 @@ def make_plan(
         measured_on=measured_on,
         warnings=(
             *describe_skipped(config.data),
+            *describe_bad(table.listing),
             *describe_left_out(table.listing, table.splits),
             *_say_when_equal(config),
             *_say_where_norms_see_few(ranks, roles, config),

@@ -158,7 +158,8 @@ class Runtime:
                 # same and ends it with the true reason, unless there is none.
                 self.heartbeat.watch_on()
                 reason = self.heartbeat.peer_that_left() or error
-        self.abandon(f"{type(reason).__name__}: {reason}".splitlines()[0])
+        kind_of = UserError if isinstance(reason, UserError) else type(reason)
+        self.abandon(f"{kind_of.__name__}: {reason}".splitlines()[0])
         # After the others have been told, and have ended: they may have been writing.
         if isinstance(reason, UserError):
             self._undo()

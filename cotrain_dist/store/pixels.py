@@ -130,6 +130,19 @@ class PixelCache:
             missing.append(place)
         return missing
 
+    def holds(self, sample_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which images were decoded and kept; their pixels are checked when they are read.
+
+        Raises OSError where the file cannot be read.
+        """
+        header, file = np.zeros(1, dtype=HEADER), self._file.fileno()
+        found = np.zeros(len(sample_ids), dtype=np.bool_)
+        for place, row in enumerate(self._row_of[sample_ids].tolist()):
+            with atomic.naming(self.path):
+                count = os.preadv(file, [header.data], row * self._row_bytes)
+            found[place] = count == HEADER.itemsize and header["width"][0] > 0
+        return found
+
     def write(self, sample_id: int, pixels: NDArray[np.uint8], width: int, height: int) -> None:
         """Keep one image: [side, side, 3], contiguous. Raises OSError, of a full disk above all."""
         header = np.array([(_checksum(pixels, width, height), width, height)], dtype=HEADER)

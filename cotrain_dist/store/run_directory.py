@@ -22,8 +22,10 @@ SPLITS_FILE = "splits.parquet"
 EARLIER_SPLITS_FILE = "groups.parquet"
 """What version 0.1 called it: such runs still evaluate, predict and lend their splits."""
 
+BAD_IMAGES_FILE = "bad_images.jsonl"
+
 OWN = UNFINISHED | {"run.json", "environment.json", "history.jsonl", "logs", "models"}
-OWN |= {"checkpoints", "cotrain_dist"}
+OWN |= {"checkpoints", "cotrain_dist", BAD_IMAGES_FILE}
 """What a training writes into its directory, a tracker's folder included."""
 
 
@@ -198,6 +200,12 @@ class RunDirectory:
                 f"is damaged ({' '.join(str(error).split())})",
                 "restore the file from a copy, or start a new run",
             ) from error
+
+    def write_bad_images(self, lines: str) -> None:
+        """Write bad_images.jsonl, unless it is there or there is none to list."""
+        file = self.path / BAD_IMAGES_FILE
+        if lines and not file.exists():
+            atomic.write_text(file, lines)
 
     def start_log(self, global_rank: int) -> None:
         """Send this process's log lines to logs/rank-NNN.log, after those of earlier attempts."""

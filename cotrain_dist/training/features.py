@@ -141,7 +141,7 @@ def both_features(
     for classifier in classifiers:
         head = head_of(classifier.whole, f"model_{classifier.role.value}.name")
         store = open_store(classifier.whole, head, classifier.preprocessing, digests, data)
-        fill_store(store, classifier, images.pixels, ctx.reporter)
+        fill_store(store, classifier, images.pixels, ctx.reporter, images.table.usable_ids)
         own[classifier.role.value] = store.to_json()
     known: dict[str, Any] = {}
     for part in all_gather_json(own, ctx.runtime.control):
@@ -149,7 +149,7 @@ def both_features(
     stores = [FeatureStore.from_json(known[role.value], digests) for role in ROLES]
     # The peer's blocks too: without a shared folder they lie on another node.
     for store in stores:
-        together(partial(check_all, store), ctx.runtime.control)
+        together(partial(check_all, store, images.table.usable_ids), ctx.runtime.control)
     return stores[0], stores[1]
 
 

@@ -42,7 +42,7 @@ def freeze_backbone(student: Student, images: Images, ctx: RunContext) -> Studen
     digests = images.table.listing.digests
     store = open_store(student.whole, head, student.preprocessing, digests, ctx.config.data)
     with ctx.runtime.clock.measure("features"):
-        fill_store(store, student, images.pixels, ctx.reporter)
+        fill_store(store, student, images.pixels, ctx.reporter, images.table.usable_ids)
     frozen = Frozen(head.cpu(), store, scaling_of_images(store, images))
     return with_head_alone(student, frozen)
 

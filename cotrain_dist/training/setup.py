@@ -1,18 +1,23 @@
 """Before a training: its world, its images and splits, its models; nothing is written yet."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from cotrain_dist.config import Config, DataConfig, resolve_role
+from cotrain_dist.data.bad_images import refuse_bad
 from cotrain_dist.data.extra_labels import add_labels
 from cotrain_dist.data.sources import Listing, list_images
+from cotrain_dist.data.sources.listing import BadImage
 from cotrain_dist.data.splits import (
     SplitTable,
     draw_split_table,
     load_split_table,
     parse_split_table,
+    without_bad,
 )
 from cotrain_dist.data.stream import PixelSource, pixels_of
 from cotrain_dist.errors import UserError
@@ -21,10 +26,11 @@ from cotrain_dist.method.scores import MAX_CLASSES
 from cotrain_dist.method.splits import Split
 from cotrain_dist.models import build_model, check_names, fetch_published, operations_per_image
 from cotrain_dist.runtime.accelerator import Precision, Runtime, start_runtime
-from cotrain_dist.runtime.collectives import broadcast_bytes, together
+from cotrain_dist.runtime.collectives import broadcast_bytes, broadcast_json, together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.scan import scan_images
 from cotrain_dist.training.steps import check_parts
 from cotrain_dist.types import ROLES, Role
 
@@ -55,21 +61,31 @@ def model_costs(config: Config) -> tuple[float, float]:
 def prepare(
     config: Config, rt: Runtime, *, resume: bool, quiet: bool = False
 ) -> tuple[RunContext, Images]:
-    """List and check the data, draw or read the splits; nothing is written yet.
+    """List and check the data, read each image once, draw or read the splits.
 
-    Collective over all ranks.
+    Nothing is written yet. A resume takes over what was found at the start. Collective over all
+    ranks.
     """
     check_precision(config, rt.precision)
     store = RunDirectory(Path(config.output_dir))
     reporter = Reporter(rt.is_lead and not quiet, rt.progress)
     if rt.is_lead and not resume:
         reporter.say("listing images and drawing splits")
-    # One rank lists and draws, and all read its bytes: a sample_id must be one image everywhere.
-    content = together(lambda: _splits_on_lead(config, rt, store, resume), rt.control)
-    table = parse_split_table(broadcast_bytes(content, rt.control))
-    together(lambda: check_table(table, config, rt.placement), rt.control)
+    drawing = Drawing(config)
+    table = from_lead(lambda: _first_splits(drawing, store, resume), rt)
+    is_final = resume or config.data.on_bad_image == "error"
+    if is_final:  # what is wrong with the settings is told before images are read
+        together(lambda: check_table(table, config, rt.placement), rt.control)
     # On every rank: one node may lack the data, or hold others.
     pixels = together(lambda: open_pixels(config.data, table.listing, rt, reporter), rt.control)
+    if not resume:
+        bad = scan_images(table.listing, pixels, config, rt, reporter)
+        if is_final:
+            together(lambda: drawing.refuse(bad, table) if rt.is_lead else None, rt.control)
+        elif broadcast_json(drawing.is_spoiled, rt.control) or bad != table.listing.bad:
+            table = from_lead(lambda: drawing.without(bad), rt)
+    if not is_final:
+        together(lambda: check_table(table, config, rt.placement), rt.control)
     return RunContext(config, rt, store, reporter), Images(table, pixels)
 
 
@@ -111,22 +127,70 @@ def num_readers(data: DataConfig, rt: Runtime) -> int:
     return min(MOST_READERS, max(1, rt.num_cpus - 1)) if rt.device.type == "cuda" else 0
 
 
-def _splits_on_lead(config: Config, rt: Runtime, store: RunDirectory, resume: bool) -> bytes:
-    """The table of splits: of this run, of another one, or drawn; empty on the other ranks."""
-    if not rt.is_lead:
-        return b""
-    if resume:
-        store.check_is_run()
-        return load_split_table(store.path).to_parquet()
-    return split_table_of(config).to_parquet()
+def from_lead(make: Callable[[], SplitTable], rt: Runtime) -> SplitTable:
+    """Collective over all ranks: a table that the lead rank makes, on every rank.
+
+    One rank lists and draws, and all read its bytes: a sample_id must be one image everywhere.
+    """
+    content = together(lambda: make().to_parquet() if rt.is_lead else b"", rt.control)
+    return parse_split_table(broadcast_bytes(content, rt.control))
 
 
-def split_table_of(config: Config) -> SplitTable:
-    """The splits that a new run would have: those of another one, or drawn; then further labels."""
+def _first_splits(drawing: "Drawing", store: RunDirectory, resume: bool) -> SplitTable:
+    """The table of splits of this run, or of a new one as far as nobody has read its images."""
+    if not resume:
+        return drawing.first()
+    store.check_is_run()
+    return load_split_table(store.path)
+
+
+class Drawing:
+    """The splits of a new run, on the lead rank: drawn, and once more where images are bad."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._listing: Listing | None = None
+        self.is_spoiled = False
+        """Whether the first draw has failed, for which bad images may be the reason."""
+
+    def first(self) -> SplitTable:
+        """Those of another run, or drawn as if all images could be read; then further labels."""
+        data = self._config.data
+        if data.splits_from:
+            return split_table_of(self._config)
+        self._listing = list_images(data)
+        try:
+            return split_table_of(self._config, self._listing)
+        except UserError:
+            if data.on_bad_image == "error" and not self._listing.bad:
+                raise
+            self.is_spoiled = True
+            num_images = len(self._listing.paths)
+            return SplitTable(self._listing, torch.full((num_images,), Split.U))
+
+    def refuse(self, bad: Sequence[BadImage], table: SplitTable) -> None:
+        """Raise UserError where there are bad images that the splits do not leave out already."""
+        known = table.listing.bad if self._config.data.splits_from else ()
+        num_images = len(table.listing.paths) + sum(one.sample_id is None for one in bad)
+        refuse_bad([one for one in bad if one not in known], num_images)
+
+    def without(self, bad: tuple[BadImage, ...]) -> SplitTable:
+        """The splits as if the bad images were not there; of another run, without them."""
+        if self._listing is None:
+            return without_bad(split_table_of(self._config), bad)
+        return split_table_of(self._config, replace(self._listing, bad=bad))
+
+
+def split_table_of(config: Config, listing: Listing | None = None) -> SplitTable:
+    """The splits that a new run would have: those of another one, or drawn; then further labels.
+
+    listing: of the images, where they were listed already.
+    """
     if config.data.splits_from:
         table = load_split_table(Path(config.data.splits_from))
     else:
-        table = draw_split_table(list_images(config.data), config.data, config.seed)
+        listing = listing or list_images(config.data)
+        table = draw_split_table(listing, config.data, config.seed)
     return add_labels(table, config.data) if config.data.extra_labels else table
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.config.text import config_to_yaml, flatten
+from cotrain_dist.data.bad_images import bad_lines, describe_bad
 from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources.skipped import describe_skipped
 from cotrain_dist.data.splits import SplitTable
@@ -108,6 +109,7 @@ def _take_directory(ctx: RunContext, images: Images, resume: bool) -> None:
         store.open_again()
     else:
         store.create(config_to_yaml(ctx.config), images.table.to_parquet())
+    store.write_bad_images(bad_lines(images.table.listing))
     store.write_json(environment_file(store.attempt), environment_of(ctx.runtime))
 
 
@@ -132,7 +134,7 @@ def _introduce(ctx: RunContext, images: Images) -> None:
     if rt.is_lead:
         for line in describe_skipped(ctx.config.data):
             ctx.reporter.say(line)
-    for line in describe_left_out(table.listing, table.splits):
+    for line in (*describe_bad(table.listing), *describe_left_out(table.listing, table.splits)):
         ctx.reporter.warn(line)
     changed = what_changed(ctx.store) if rt.is_lead else None
     if changed is not None:

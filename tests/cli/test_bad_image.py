@@ -1,4 +1,7 @@
-"""An image that cannot be read: one clear line, exit code 2, and the directory free again."""
+"""An image that cannot be read: one clear line, exit code 2, and the directory free again.
+
+Before a training (`data.on_bad_image: error`), and where it has become so since.
+"""
 
 import os
 import shutil
@@ -49,21 +52,35 @@ def test_one_line_and_the_repaired_second_try_works(
     assert cli.main(command) == 2
     printed = capsys.readouterr()
     (line,) = [line for line in printed.err.splitlines() if line.startswith("error: ")]
-    assert line.startswith(f"error: data.root: {image}: cannot be read as an image (")
+    name = image.relative_to(str(config.data.root))
+    assert line.startswith(
+        f"error: data.on_bad_image: error: 1 of 200 images cannot be used: {name} ("
+    )
+    assert "--data.on_bad_image skip" in line
     assert "Traceback" not in printed.err
     assert not (tmp_path / "runs").exists()
     image.write_bytes(content)
     assert cli.main([*command, "--data.num_workers", "0"]) == 0
 
 
-def train_while_the_other_waits(command: list[str], which: int) -> int:
-    """A body: one rank trains; the other one is still in its first step when it hears of that."""
+def train_while_the_other_waits(command: list[str], which: int, image: Path) -> int:
+    """A body: one rank trains; the other one is still in its first step when it hears of that.
+
+    The image is damaged after the scan, in whose cache nothing is kept.
+    """
 
     def wait(*arguments: Any) -> float:
         threading.Event().wait()
         raise AssertionError
 
-    if int(os.environ["RANK"]) != which:
+    def damage(*arguments: Any) -> Any:
+        image.write_bytes(b"x" * image.stat().st_size)
+        return train_steps(*arguments)
+
+    train_steps = steps.train_steps
+    if int(os.environ["RANK"]) == which:
+        steps.train_steps = damage
+    else:
         steps.train_step = wait
     return cli.main(command)
 
@@ -76,10 +93,10 @@ def test_a_mistake_that_one_of_two_ranks_meets(
     """The lead rank removes the directory, whichever of the two has met the image."""
     config, command = on_a_copy(digits_folder, tmp_path)
     image = image_of((Split.L_A, Split.L_B)[which], config)
-    image.write_bytes(b"")
+    command += ["--data.cache", "off"]
     (tmp_path / "runs").mkdir()
     with pytest.raises(RanksFailed) as failure:
-        run_ranks(train_while_the_other_waits, 2, tmp_path, command, which)
+        run_ranks(train_while_the_other_waits, 2, tmp_path, command, which, image)
     assert failure.value.exit_codes == {1 - which: 2}
     assert list((tmp_path / "runs").iterdir()) == []
     mistake = f"data.root: {image}: cannot be read as an image ("

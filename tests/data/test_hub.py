@@ -181,13 +181,15 @@ def test_a_column_without_images(tmp_path: Path) -> None:
         list_images(config_of(folder, image_column="label"))
 
 
-def test_a_row_without_image_is_one_error(tmp_path: Path) -> None:
+def test_a_row_without_image_is_listed_and_cannot_be_read(tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     columns = {"image": [Image.new("L", (4, 4)), None], "label": ["a", "b"]}
     rows = datasets.Dataset.from_dict(columns, features=features)
     config = config_of(save(rows, tmp_path / "set", "saved"))
-    with pytest.raises(UserError, match=r"data\.\w+: .*00000001|data\.image_column: image: "):
-        list_images(config)
+    read = image_reader(config, list_images(config))
+    assert read(0).size == (4, 4)
+    with pytest.raises(UserError, match=r"data.name: .*, row 00000001: .*\(the row holds no image"):
+        read(1)
 
 
 def test_a_row_whose_image_is_broken_is_one_error(tmp_path: Path) -> None:

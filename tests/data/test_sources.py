@@ -97,15 +97,17 @@ def test_files_that_are_no_images_are_skipped_and_counted(tmp_path: Path) -> Non
     assert listing.paths == ("a/0.png", "b/0.png")
     assert count_skipped(tmp_path, has_classes=True) == {
         "hidden folders": 2,
-        "folders named like an image": 1,
         "hidden files": 2,
-        "links to nothing": 1,
         "files beside the class folders": 1,
         "files without the ending of an image (.db, .jsonl, .txt, ...)": 4,
     }
     assert "files beside the class folders" not in count_skipped(tmp_path, has_classes=False)
     (line,) = describe_skipped(config_of(tmp_path))
-    assert line.startswith(f"skipped in {tmp_path}: 2 hidden folders, 1 folders named like")
+    assert line.startswith(f"skipped in {tmp_path}: 2 hidden folders, 1 files beside the")
+    assert [(one.path, one.class_name, one.reason) for one in listing.bad] == [
+        ("b/folder.png", "b", "is a folder"),
+        ("b/gone.png", "b", "is a link to nothing"),
+    ]
     assert describe_skipped(config_of(tmp_path / "a" / "deep")) == []
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import image_reader, list_images
+from cotrain_dist.data.sources.listing import ABSENT
 from cotrain_dist.errors import UserError
 
 CLASSES = {"MNIST": "7 - seven", "FashionMNIST": "Sneaker", "KMNIST": "ya"}
@@ -168,8 +169,11 @@ def test_a_damaged_file_is_one_error(tmp_path: Path, content: bytes) -> None:
         list_images(config_of(tmp_path, "MNIST"))
 
 
-def test_a_missing_image_is_one_error(tmp_path: Path) -> None:
+def test_a_missing_image_is_listed_and_cannot_be_read(tmp_path: Path) -> None:
     write_dtd(tmp_path)
     (tmp_path / "dtd" / "dtd" / "images" / "wavy" / "2.jpg").unlink()
-    with pytest.raises(UserError, match=r"data\.\w+: .*"):
-        list_images(config_of(tmp_path, "DTD"))
+    config = config_of(tmp_path, "DTD")
+    listing = list_images(config)
+    (missing,) = [i for i, size in enumerate(listing.sizes) if size == ABSENT]
+    with pytest.raises(UserError, match=rf"data.name: DTD, sample {missing:08d}: .*\(No such file"):
+        image_reader(config, listing)(missing)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.sources import digits, files, hub, torchvision_sets
-from cotrain_dist.data.sources.decode import to_rgb
+from cotrain_dist.data.sources.decode import to_rgb, usable_rgb
 from cotrain_dist.data.sources.listing import TEST, UNLABELED, Listing, joined
 
 __all__ = ["Listing", "ReadImage", "image_reader", "list_images", "to_rgb"]
@@ -45,7 +45,8 @@ def list_images(config: DataConfig) -> Listing:
 def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
     """A function that reads one image of the listing; nothing is kept of it.
 
-    Files must be there with the sizes of the listing; raises UserError where they are not.
+    It raises ImageError for an image that cannot be used. Files must be there with the sizes of
+    the listing; raises UserError where they are not.
     """
     folders = files.folders_of(config)
     # On every rank: one node may lack files that the others have.
@@ -64,7 +65,9 @@ def image_reader(config: DataConfig, listing: Listing) -> ReadImage:
             pass  # sources of files
 
     def read(sample_id: int) -> Image.Image:
-        return to_rgb(readers[listing.sources[sample_id]](listing.paths[sample_id]))
+        source, path = listing.sources[sample_id], listing.paths[sample_id]
+        key, name = files.place_of(source, path, folders, config)
+        return usable_rgb(readers[source](path), key, name)
 
     assert set(listing.sources) <= {*readers, UNLABELED, TEST}
     return read

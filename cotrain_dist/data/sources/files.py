@@ -3,17 +3,31 @@
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources.decode import EXTENSIONS, decode, unreadable
+from cotrain_dist.data.sources.decode import decode, unreadable
+from cotrain_dist.data.sources.folders import (
+    LEAVES,
+    NOT_UTF8,
+    Found,
+    is_seen,
+    is_utf8,
+    leaves,
+    read_regular,
+    walk,
+)
 from cotrain_dist.data.sources.listing import (
+    ABSENT,
     TEST,
     UNLABELED,
+    BadImage,
     Listing,
+    absent_content,
     content_of,
     listing_of,
 )
@@ -43,29 +57,47 @@ def absolute_paths(config: DataConfig, listing: Listing) -> set[str]:
 def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Listing:
     """One folder per class; images may lie in folders below it, other files are skipped.
 
+    A folder that is a link out of the root is an empty class.
+
     Listed here and not by `load_dataset`, which takes folders named train or test for splits,
     reads metadata files, and copies the listing into a cache of the user's.
     """
     _check_folder(root, key, "name one that holds one folder per class")
     # Sorted, here and in `images_below`: every file system has an order of its own, and a sample_id
     # is a place in this list.
-    class_names = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and is_seen(entry.name)
-    )
+    names = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and is_seen(entry.name))
+    class_names = [name for name in names if is_utf8(name)]
     files: list[Path] = []
     labels: list[str | None] = []
+    bad = [BadImage(source, name, None, NOT_UTF8) for name in names if not is_utf8(name)]
     for name in class_names:
-        images = images_below(root / name)
-        files += images
-        labels += [name] * len(images)
+        found = _class_folder(root, name)
+        files += found.images
+        labels += [name] * len(found.images)
+        bad += _bad_images(found, root, source, name)
     if len(class_names) < 2 or not files:
+        also = f"; {bad[0].path} {bad[0].reason}" if bad else ""
         raise UserError(
             key,
             root,
-            f"holds {len(class_names)} class folder(s) with {len(files)} image(s)",
+            f"holds {len(class_names)} class folder(s) with {len(files)} image(s){also}",
             "put the images of each class into a folder of its own, at least two classes",
         )
-    return _listing_of_files(source, root, files, labels, class_names)
+    return _listing_of_files(source, root, files, labels, class_names, bad)
+
+
+def _class_folder(root: Path, name: str) -> Found:
+    folder = root / name
+    if folder.is_symlink() and leaves(folder, os.path.realpath(root)):
+        return Found(strays=[(folder, LEAVES)])
+    return walk(folder, root)
+
+
+def _bad_images(found: Found, root: Path, source: str, class_name: str | None) -> list[BadImage]:
+    return [
+        BadImage(source, path.relative_to(root).as_posix(), class_name, why)
+        for path, why in found.strays
+    ]
 
 
 def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
@@ -78,7 +110,7 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
     files = [folder / row[config.path_column] for row in rows]
     # All of them are counted: a wrong root lacks every file, a wrong line only one.
     missing = [str(file) for file in files if not file.is_file()]
-    if missing:
+    if len(missing) == len(files) or (missing and config.on_bad_image == "error"):
         raise UserError(
             "data.table",
             table,
@@ -94,7 +126,7 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
             "label images of at least two classes",
         )
     paths = [row[config.path_column] for row in rows]
-    contents = [content_of(file.read_bytes()) for file in files]
+    contents = [_content_of(file, "csv", path) for file, path in zip(files, paths, strict=True)]
     return listing_of("csv", paths, labels, contents)
 
 
@@ -137,11 +169,13 @@ def list_unlabeled(root: Path, listed: set[str]) -> Listing:
     A table of labels and the folder that its images lie in are a usual pair.
     """
     _check_folder(root, "data.unlabeled", "name one that holds images")
-    files = [path for path in images_below(root) if os.path.abspath(path) not in listed]
+    found = walk(root, root)
+    files = [path for path in found.images if os.path.abspath(path) not in listed]
     if not files:
         other = " beside those of the labeled source" if listed else ""
         raise UserError("data.unlabeled", root, f"holds no image{other}", "name one that does")
-    return _listing_of_files(UNLABELED, root, files, [None] * len(files), [])
+    bad = _bad_images(found, root, UNLABELED, None)
+    return _listing_of_files(UNLABELED, root, files, [None] * len(files), [], bad)
 
 
 def list_without_classes(config: DataConfig) -> Listing:
@@ -152,10 +186,12 @@ def list_without_classes(config: DataConfig) -> Listing:
     if config.source == "imagefolder":
         root = Path(config.root or "")
         _check_folder(root, "data.root", "name one that holds images")
-        files = images_below(root)
+        found = walk(root, root)
+        files = found.images
         if not files:
             raise UserError("data.root", root, "holds no image", "name a folder that does")
-        return _listing_of_files("imagefolder", root, files, [None] * len(files), [])
+        bad = _bad_images(found, root, "imagefolder", None)
+        return _listing_of_files("imagefolder", root, files, [None] * len(files), [], bad)
     if config.source == "csv":
         return list_table(config, needs_classes=False)
     raise UserError(
@@ -180,14 +216,7 @@ def list_test(root: Path, class_names: Sequence[str]) -> Listing:
     # The folder may hold some of the classes only, and an id must mean the same class in all
     # splits.
     ids = torch.tensor([class_names.index(name) for name in listing.class_names])
-    return Listing(
-        sources=listing.sources,
-        paths=listing.paths,
-        class_ids=ids[listing.class_ids],
-        class_names=tuple(class_names),
-        sizes=listing.sizes,
-        digests=listing.digests,
-    )
+    return replace(listing, class_ids=ids[listing.class_ids], class_names=tuple(class_names))
 
 
 def _check_folder(root: Path, key: str, way_out: str) -> None:
@@ -196,19 +225,8 @@ def _check_folder(root: Path, key: str, way_out: str) -> None:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Files with the ending of an image, hidden ones left out, sorted."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        path
-        for path in files
-        if path.suffix.lower() in EXTENSIONS and all(map(is_seen, path.relative_to(folder).parts))
-    ]
-
-
-def is_seen(name: str) -> bool:
-    """Whether a file or folder is none of those that systems hide."""
-    # Hidden folders hold copies of images: one that is in T could come back in L.
-    return not name.startswith((".", "_"))
+    """Files with the ending of an image, hidden ones left out, sorted; links may lead anywhere."""
+    return walk(folder).images
 
 
 def _listing_of_files(
@@ -217,17 +235,30 @@ def _listing_of_files(
     files: Sequence[Path],
     labels: Sequence[str | None],
     class_names: Sequence[str],
+    bad: Sequence[BadImage],
 ) -> Listing:
     paths = [file.relative_to(root).as_posix() for file in files]
     # Reads every byte, once, on the lead rank: less than a second for 10,000 small files.
-    contents = [content_of(file.read_bytes()) for file in files]
-    return listing_of(source, paths, labels, contents, class_names)
+    contents = [_content_of(file, source, path) for file, path in zip(files, paths, strict=True)]
+    return listing_of(source, paths, labels, contents, class_names, bad)
+
+
+def _content_of(file: Path, source: str, path: str) -> tuple[int, str]:
+    try:
+        return content_of(read_regular(file))
+    except (OSError, ValueError):  # told of when it is read as an image
+        return absent_content(source, path)
 
 
 def check_files(folders: Mapping[str, Path], listing: Listing) -> None:
-    """Compare every file's size with splits.parquet: cheap, and finds other data of that name."""
-    for source, path, size in zip(listing.sources, listing.paths, listing.sizes, strict=True):
-        if source not in folders:
+    """Compare every file's size with splits.parquet: cheap, and finds other data of that name.
+
+    What is of no use is not looked for: it may have been removed since.
+    """
+    bad = set(listing.bad_ids)
+    columns = zip(listing.sources, listing.paths, listing.sizes, strict=True)
+    for sample_id, (source, path, size) in enumerate(columns):
+        if source not in folders or size == ABSENT or sample_id in bad:
             continue
         file = folders[source] / path
         # No digests here: every rank would read all images again.
@@ -249,12 +280,21 @@ def file_reader(source: str, folder: Path) -> Callable[[str], Image.Image]:
 
 
 def read_file(path: Path, key: str = "data.root") -> Image.Image:
-    """One image file, decoded. Raises UserError naming a file that is no image."""
+    """One image file, decoded. Raises ImageError naming a file that is no image."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
+        content = read_regular(path)
+    except (OSError, ValueError) as error:
         raise unreadable(key, path, error) from error
     return decode(content, key, path)
+
+
+def place_of(
+    source: str, path: str, folders: Mapping[str, Path], config: DataConfig
+) -> tuple[str, object]:
+    """The setting that an image comes from, and what people call it."""
+    if source in folders:
+        return _key_of(source), folders[source] / path
+    return "data.name", f"{config.name}, {'row' if source == 'hub' else 'sample'} {path}"
 
 
 def _key_of(source: str) -> str:

@@ -11,9 +11,11 @@ from typing import Any
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources.decode import decode
+from cotrain_dist.data.sources.decode import ImageError, decode, unreadable
+from cotrain_dist.data.sources.folders import read_regular
 from cotrain_dist.data.sources.listing import (
     Listing,
+    absent_content,
     changed,
     check_number,
     content_of,
@@ -29,11 +31,9 @@ def list_rows(config: DataConfig) -> Listing:
     """All rows of the split; rows without a label (null or -1) are unlabeled."""
     rows = _open(config)
     encoded = _encoded(rows, config)
-    contents = [
-        content_of(_bytes_of(row, str(number), config)) for number, row in enumerate(encoded)
-    ]
     labels, names = _labels(rows, config)
     paths = [f"{index:08d}" for index in range(len(rows))]
+    contents = [_content_of(row, path, config) for row, path in zip(encoded, paths, strict=True)]
     return listing_of("hub", paths, labels, contents, names)
 
 
@@ -51,7 +51,7 @@ def row_reader(config: DataConfig, listing: Listing) -> Callable[[str], Image.Im
             raise changed(
                 str(config.name), f"row {path} holds another image than in splits.parquet"
             )
-        return decode(content, "data.name", f"{config.name}, row {path}")
+        return decode(content, "data.name", _name_of(path, config))
 
     return read
 
@@ -121,17 +121,27 @@ def _encoded(rows: Any, config: DataConfig) -> Any:
     return rows.select_columns([column]).cast_column(column, datasets.Image(decode=False))
 
 
+def _content_of(row: dict[str, Any], path: str, config: DataConfig) -> tuple[int, str]:
+    try:
+        return content_of(_bytes_of(row, path, config))
+    except ImageError:  # told of when it is read
+        return absent_content("hub", path)
+
+
 def _bytes_of(row: dict[str, Any], path: str, config: DataConfig) -> bytes:
+    """Raises ImageError where there are none."""
     cell = row[config.image_column] or {"bytes": None, "path": None}
-    if cell["bytes"] is None and cell["path"] is None:
-        raise UserError(
-            "data.image_column",
-            config.image_column,
-            f"row {path} of {config.name} holds no image",
-            "remove such rows from the data set",
-        )
     content: bytes | None = cell["bytes"]
-    return Path(cell["path"]).read_bytes() if content is None else content
+    try:
+        if content is None and cell["path"] is None:
+            raise ValueError("the row holds no image")
+        return read_regular(Path(cell["path"])) if content is None else content
+    except (OSError, ValueError) as error:
+        raise unreadable("data.name", _name_of(path, config), error) from error
+
+
+def _name_of(path: str, config: DataConfig) -> str:
+    return f"{config.name}, row {path}"
 
 
 def _labels(rows: Any, config: DataConfig) -> tuple[list[str | None], list[str] | None]:

@@ -1,8 +1,9 @@
 """What a source holds, without its pixels."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,6 +16,33 @@ UNKNOWN = -1
 
 UNLABELED, TEST = "unlabeled", "test"
 """Sources of the further images of data.unlabeled and data.test."""
+
+
+ABSENT = -1
+"""Size of an image whose bytes could not be read."""
+
+
+@dataclass(frozen=True)
+class BadImage:
+    """What cannot be used as an image, and why."""
+
+    source: str
+    path: str
+    class_name: str | None
+    """None without a label."""
+    reason: str
+    sample_id: int | None = None
+    """None where it is no row of the listing: what lies in a folder and is no file."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of a line of bad_images.jsonl."""
+        values = asdict(self)
+        return {"class" if key == "class_name" else key: own for key, own in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "BadImage":
+        """Read back what `to_json` gave."""
+        return cls(**{"class_name" if key == "class" else key: own for key, own in values.items()})
 
 
 @dataclass(frozen=True)
@@ -33,9 +61,16 @@ class Listing:
     """[N] int64, UNKNOWN for images without a label."""
     class_names: tuple[str, ...]
     sizes: Sequence[int]
-    """Bytes."""
+    """Bytes; ABSENT where they could not be read."""
     digests: Sequence[str]
     """SHA-256 of the content."""
+    bad: tuple[BadImage, ...] = ()
+    """What was found to be of no use, so far; the rows among it are in no split."""
+
+    @property
+    def bad_ids(self) -> list[int]:
+        """The sample_ids of rows that are of no use, ascending."""
+        return sorted(bad.sample_id for bad in self.bad if bad.sample_id is not None)
 
     @property
     def source(self) -> str:
@@ -49,10 +84,12 @@ def listing_of(
     labels: Sequence[str | None],
     contents: Sequence[tuple[int, str]],
     class_names: Sequence[str] | None = None,
+    bad: Sequence[BadImage] = (),
 ) -> Listing:
     """A listing from one label and one (size, digest) an image; None is no label.
 
-    class_names: in the order of their ids; by default the labels that occur, sorted.
+    class_names: in the order of their ids; by default the labels that occur, sorted. bad: what is
+    no row.
     """
     occurring = sorted({label for label in labels if label is not None})
     names = tuple(occurring if class_names is None else class_names)
@@ -65,6 +102,7 @@ def listing_of(
         class_names=names,
         sizes=tuple(size for size, _ in contents),
         digests=tuple(digest for _, digest in contents),
+        bad=tuple(bad),
     )
 
 
@@ -79,6 +117,7 @@ def joined(first: Listing, others: Sequence[Listing]) -> Listing:
         class_names=first.class_names,
         sizes=tuple(size for part in parts for size in part.sizes),
         digests=tuple(digest for part in parts for digest in part.digests),
+        bad=tuple(bad for part in parts for bad in part.bad),
     )
 
 
@@ -99,6 +138,11 @@ def changed(name: str, rule: str) -> UserError:
 def content_of(content: bytes) -> tuple[int, str]:
     """Size and digest of an image's bytes."""
     return len(content), hashlib.sha256(content).hexdigest()
+
+
+def absent_content(source: str, path: str) -> tuple[int, str]:
+    """What stands for size and digest where an image's bytes cannot be read; equal to no other."""
+    return ABSENT, content_of(f"unreadable {source} {path}".encode())[1]
 
 
 def content_of_pixels(image: Image.Image) -> tuple[int, str]:

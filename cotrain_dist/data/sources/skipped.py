@@ -1,12 +1,15 @@
-"""What lies in the folders of images and is not read: it is counted, so that nobody misses it."""
+"""What lies in the folders of images and is not read: it is counted, so that nobody misses it.
+
+What has the ending of an image and is none is told of one by one (`data/bad_images.py`).
+"""
 
 import os
 from collections import Counter
 from pathlib import Path
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources.decode import EXTENSIONS
-from cotrain_dist.data.sources.files import folders_of, is_seen
+from cotrain_dist.data.sources.files import folders_of
+from cotrain_dist.data.sources.folders import is_image, is_seen
 
 NUM_SHOWN = 3
 """Endings of files that a line names."""
@@ -33,23 +36,16 @@ def count_skipped(root: Path, *, has_classes: bool) -> dict[str, int]:
     endings: Counter[str] = Counter()
     for place, folders, files in os.walk(root):
         counts["hidden folders"] += sum(not is_seen(name) for name in folders)
-        counts["folders named like an image"] += sum(map(_is_image, folders))
         folders[:] = [name for name in folders if is_seen(name)]
         for name in files:
             if not is_seen(name):
                 counts["hidden files"] += 1
-            elif not (Path(place) / name).is_file():
-                counts["links to nothing"] += 1
             elif has_classes and Path(place) == root:
                 counts["files beside the class folders"] += 1
-            elif not _is_image(name):
+            elif not is_image(name):
                 endings[Path(name).suffix.lower() or "no ending"] += 1
     if endings:
         shown = sorted(endings, key=lambda ending: (-endings[ending], ending))[:NUM_SHOWN]
         more = ", ..." if len(endings) > NUM_SHOWN else ""
         counts[f"files without the ending of an image ({', '.join(shown)}{more})"] = endings.total()
     return {what: number for what, number in counts.items() if number}
-
-
-def _is_image(name: str) -> bool:
-    return Path(name).suffix.lower() in EXTENSIONS

@@ -8,9 +8,10 @@ from PIL import Image
 from torchvision import datasets
 
 from cotrain_dist.config import DataConfig
-from cotrain_dist.data.sources.decode import UNREADABLE, unreadable
+from cotrain_dist.data.sources.decode import ImageError, unreadable
 from cotrain_dist.data.sources.listing import (
     Listing,
+    absent_content,
     check_number,
     content_of_pixels,
     listing_of,
@@ -42,7 +43,7 @@ def list_samples(config: DataConfig) -> Listing:
         "torchvision",
         paths,
         [names[int(label)] for label in labels],
-        [content_of_pixels(_image_of(samples, path, config)) for path in paths],
+        [_content_of(samples, path, config) for path in paths],
         names,
     )
 
@@ -54,11 +55,18 @@ def sample_reader(config: DataConfig, listing: Listing) -> Callable[[str], Image
     return lambda path: _image_of(samples, path, config)
 
 
+def _content_of(samples: Any, path: str, config: DataConfig) -> tuple[int, str]:
+    try:
+        return content_of_pixels(_image_of(samples, path, config))
+    except ImageError:  # told of when it is read
+        return absent_content("torchvision", path)
+
+
 def _image_of(samples: Any, path: str, config: DataConfig) -> Image.Image:
     try:
         image: Image.Image = samples[int(path)][0]
         image.load()  # Pillow opens lazily: a damaged file shows here
-    except UNREADABLE as error:
+    except Exception as error:  # as in `decode`
         raise unreadable("data.name", f"{config.name}, sample {path}", error) from error
     return image
 
