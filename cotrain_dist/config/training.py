@@ -28,6 +28,10 @@ class TrainConfig:
     """Fraction of each target that is spread evenly over all classes."""
     clip_grad_norm: float | None = None
     """Largest norm of a step's gradient; none leaves it as it is."""
+    on_nan: Literal["stop", "skip_step"] = "stop"
+    """What a loss that is not finite does: `stop` ends all ranks and names step and images;
+    `skip_step` leaves the step out, at most 10 in a row (on GPUs each step then waits for its
+    gradient). fp16 leaves such steps out in any case."""
     norm: Literal["local", "sync"] = "local"
     """What batch normalization sees in training: the images of one rank, or those of all ranks of
     the model. `local`: another number of ranks is another training."""

@@ -21,6 +21,9 @@ from cotrain_dist.store.pixels import NoRoom, PixelCache
 
 logger = logging.getLogger(__name__)
 
+CHECKED = 16
+"""Images that a thread checks in turn: a bar moves on, and a slow file system is no standstill."""
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -111,19 +114,25 @@ class PixelSource:
         return Pixels(values, sizes, unreadable)
 
     def check(
-        self, views: Sequence[View], batches: Sequence[Tensor], num_threads: int
+        self, views: Sequence[View], sample_ids: Tensor, num_threads: int
     ) -> Iterator[tuple[int, list[tuple[int, str]]]]:
-        """Of each batch of sample_ids how many there are, and which cannot be used, and why.
+        """Reads images: how many it has got through, and which of them cannot be used, and why.
 
         The others are then kept in every view. What is kept already is not read again: it was
         decoded once. Ends the threads that it starts.
         """
+        ids = sample_ids.numpy()
         caches = [(view, self._cache_of(view)) for view in views]
+        held = np.stack([self._held(cache, ids) for _, cache in caches], axis=1)
+        todo = np.flatnonzero(~held.all(axis=1))
+        yield len(ids) - len(todo), []
+        batches = [todo[start : start + CHECKED] for start in range(0, len(todo), CHECKED)]
         with ThreadPoolExecutor(num_threads, thread_name_prefix="scan") as readers:
             ahead: deque[tuple[int, Future[list[tuple[int, str]]]]] = deque()
             try:
-                for batch in batches:
-                    ahead.append((len(batch), readers.submit(self._check, caches, batch)))
+                for places in batches:
+                    done = readers.submit(self._check, caches, ids[places], held[places])
+                    ahead.append((len(places), done))
                     if len(ahead) > 2 * num_threads:
                         num, found = ahead.popleft()
                         yield num, found.result()
@@ -134,14 +143,15 @@ class PixelSource:
                 readers.shutdown(wait=False, cancel_futures=True)
 
     def _check(
-        self, caches: Sequence[tuple[View, PixelCache | None]], batch: Tensor
+        self,
+        caches: Sequence[tuple[View, PixelCache | None]],
+        ids: NDArray[np.int64],
+        held: NDArray[np.bool_],
     ) -> list[tuple[int, str]]:
-        ids, bad = batch.numpy(), []
-        held = [self._held(cache, ids) for _, cache in caches]
-        for place, sample_id in enumerate(ids.tolist()):
-            lacking = [own for own, is_held in zip(caches, held, strict=True) if not is_held[place]]
-            if not lacking:
-                continue
+        """held: [n, views], what is kept already."""
+        bad = []
+        for sample_id, is_held in zip(ids.tolist(), held, strict=True):
+            lacking = [own for own, is_kept in zip(caches, is_held, strict=True) if not is_kept]
             try:
                 image = self.read(sample_id)
             except ImageError as error:

@@ -20,10 +20,12 @@ import torch.distributed as dist
 
 from cotrain_dist.config.running import DistributedConfig
 from cotrain_dist.errors import (
+    EXIT_FAILED,
     EXIT_PEER_LOST,
     EXIT_USER_ERROR,
     PeerLostError,
     PeerUserError,
+    TrainingError,
     UserError,
 )
 from cotrain_dist.runtime.standstill import BACKWARD, Beat, Progress
@@ -36,6 +38,9 @@ LEFT = "left: "
 
 MISTAKES = tuple(f"{kind.__name__}: " for kind in (UserError, PeerUserError))
 """How the reason of a rank begins that a user's mistake has ended."""
+
+FAILED = f"{TrainingError.__name__}: "
+"""How the reason of a rank begins whose training cannot go on: by a loss that is NaN, say."""
 
 VERDICT = "verdict: "
 """How the reason of a rank begins that gives up another: all ranks then name the same one."""
@@ -232,13 +237,17 @@ class Heartbeat:
                 if self._rank == 0:  # the store ends with this process
                     others = range(1, len(self._labels))
                     self._wait_until_left(others, self._interval + 2 * GRACE_SECONDS)
-        self._end(str(error), EXIT_PEER_LOST)
+        is_lost = isinstance(error, PeerLostError)
+        self._end(str(error), EXIT_PEER_LOST if is_lost else EXIT_FAILED)
 
-    def _error_of(self, rank: int, why: str) -> PeerLostError | PeerUserError:
+    def _error_of(self, rank: int, why: str) -> TrainingError | PeerUserError:
         """The error here for one that has ended another rank."""
         if why.startswith(MISTAKES):
             text = why.partition(": ")[2].splitlines()[0]
             return PeerUserError(f"{self._labels[rank]} has met a mistake: {text}")
+        if why.startswith(FAILED):
+            text = why.removeprefix(FAILED)
+            return TrainingError(self._own(f"the training of {self._labels[rank]} failed: {text}"))
         if why.startswith(VERDICT):
             return PeerLostError(self._own(why.removeprefix(VERDICT)))
         return PeerLostError(
@@ -256,7 +265,7 @@ class Heartbeat:
         """Let the threads look at all ranks twice more; they may end the process."""
         self._stopped.wait(2 * self._interval + GRACE_SECONDS)
 
-    def peer_that_left(self) -> PeerLostError | PeerUserError | None:
+    def peer_that_left(self) -> TrainingError | PeerUserError | None:
         """An error about another rank that has ended with one; None where none says so.
 
         For a rank whose collective has failed: gloo tells of a closed connection alone.

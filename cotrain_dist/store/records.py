@@ -28,7 +28,8 @@ class Fit:
     num_steps: int
     num_samples: int
     num_skipped_steps: int = 0
-    """fp16: steps that were not taken, since a gradient was too large for the format."""
+    """Steps that were left out: with fp16 since a gradient was too large for the format, with
+    `train.on_nan: skip_step` since one was not finite."""
     used_fraction: float | None = None
     """With consistency: of its unlabeled images, those that a teacher was sure enough of."""
 

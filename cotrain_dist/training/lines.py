@@ -10,6 +10,8 @@ def pretrain_line(record: PretrainRecord, seconds: float, num_epochs: int) -> st
     line = f"pretrain {record.epoch}/{num_epochs} {record.role.upper()}: "
     line += f"loss {record.fit.loss:.3f}, {speed:.0f} images/s"
     line += _time_left(num_epochs - record.epoch, seconds)
+    if record.fit.num_skipped_steps:
+        line += f", {record.fit.num_skipped_steps} step(s) left out"
     if record.train_accuracy is not None:
         line += f", own labels {record.train_accuracy:.1%}"
     if record.validation is not None:
@@ -33,6 +35,9 @@ def cotrain_line(record: CotrainRecord, num_epochs: int) -> str:
             line += f"; R_{name.upper()} {role.num_selected}"
             if role.selected_accuracy is not None:
                 line += f" ({role.selected_accuracy:.0%} right)"
+    for name, role in record.roles.items():
+        if role.fit is not None and role.fit.num_skipped_steps:
+            line += f"; {role.fit.num_skipped_steps} step(s) of {name.upper()} left out"
     if record.epoch:
         line += f"; {record.seconds:.0f} s"
         line += _time_left(num_epochs - record.epoch, record.seconds)

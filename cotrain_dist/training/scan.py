@@ -16,9 +16,6 @@ from cotrain_dist.runtime.collectives import all_gather_json, together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.types import ROLES
 
-BATCH_IMAGES = 16
-"""Images that a thread reads in turn: a bar moves on, and a slow file system is no standstill."""
-
 MOST_THREADS = 8
 
 
@@ -43,12 +40,11 @@ def scan_images(
 def _scan_own(
     own: Sequence[int], pixels: PixelSource, config: Config, rt: Runtime, reporter: Reporter
 ) -> list[tuple[int, str]]:
-    batches = torch.tensor(own, dtype=torch.int64).split(BATCH_IMAGES) if own else []
+    sample_ids, found = torch.tensor(own, dtype=torch.int64), []
     threads = min(MOST_THREADS, rt.num_cpus)
-    found = []
     # A file system that does not answer is named, as in training.
     with rt.progress.expected(), reporter.track("scan of images", len(own)) as advance:
-        for num_done, bad in pixels.check(views_of(config), batches, threads):
+        for num_done, bad in pixels.check(views_of(config), sample_ids, threads):
             found += bad
             advance(num_done)
     return found

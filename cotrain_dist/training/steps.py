@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import get_total_norm
 
 from cotrain_dist.config import TrainConfig
 from cotrain_dist.data.stream import PixelSource
@@ -23,6 +22,14 @@ from cotrain_dist.training.batches import load_batches, mix_batches
 from cotrain_dist.training.consistency import Tally, taught_loss, teach_batches
 from cotrain_dist.training.context import RunContext
 from cotrain_dist.training.exact import round_loss
+from cotrain_dist.training.finite import (
+    BeforeStep,
+    LossGuard,
+    has_finite_gradient,
+    has_finite_weights,
+    skips,
+    spread_to_gradient,
+)
 from cotrain_dist.training.heads import fit_student
 from cotrain_dist.training.student import Student, average_buffers
 from cotrain_dist.training.within import Progress, Within
@@ -107,7 +114,9 @@ def train_steps(
     num_samples = sum(map(len, plan.steps[start.step :]))
     student.trained.train()
     with Within(student, phase, start, ctx) as within:
-        num_taken, losses, tally = _enter(student, plan, start, within)
+        guard = LossGuard(student, learned, plan, phase, start.epoch, ctx.reporter)
+        within.before_commit = guard.check_before_commit
+        num_taken, losses, tally = _enter(student, plan, start, within, guard)
         steps, rate = range(num_taken, len(plan.steps)), 0.0
         batches = _batches(student, learned, plan, steps, key, tally, pixels)
         what = f"{phase} {start.epoch}: train {student.role.name}"
@@ -119,17 +128,20 @@ def train_steps(
                 rate = student.schedule.set_rate(start.epoch - 1 + step / len(plan.steps))
                 step_key = ("dropout", *key, step)
                 step_size = len(plan.steps[step])
-                losses += train_step(student, batches, plan.num_micro, step_size, step_key)
+                own = train_step(student, batches, plan.num_micro, step_size, step_key)
+                guard.note(step, own.total, own.num_skipped)
+                losses += own
                 advance(step_size)
                 if step + 1 < len(plan.steps):  # the last one is followed by the epoch's commit
-                    counts = losses.counts() | ({} if tally is None else tally.counts())
+                    counts = losses.counts() | guard.counts()
+                    counts |= {} if tally is None else tally.counts()
                     within.look(Progress(step + 1, counts))
+            guard.check()
             average_buffers(student)
             mean_loss = losses.mean_over(student.group)
             used_fraction = None if tally is None else tally.fraction_over(student.group)
     # The losses were taken before the updates, the last of which may have been the bad one.
-    # The largest entry of all, since one by one they would be waited for on a GPU.
-    if not get_total_norm(student.model.parameters(), math.inf).isfinite():
+    if not has_finite_weights(student.model):
         mean_loss = math.nan
     return Fit(
         loss=mean_loss,
@@ -142,7 +154,7 @@ def train_steps(
 
 
 def _enter(
-    student: Student, plan: EpochPlan, start: Position, within: Within
+    student: Student, plan: EpochPlan, start: Position, within: Within, guard: LossGuard
 ) -> tuple[int, "Losses", Tally | None]:
     """Steps that are behind this epoch, and what was counted in them. Collective over the role."""
     losses = Losses.none(student.device)
@@ -150,6 +162,7 @@ def _enter(
     found = None if start.step else within.restore(len(plan.steps))
     if found is None:
         return start.step, losses, tally
+    guard.restore(found.counts)
     losses = Losses.restored(found.counts, student.device)
     if tally is not None:
         tally = Tally.restored(found.counts, student.device)
@@ -182,7 +195,7 @@ class Losses:
     total: Tensor
     num: Tensor
     num_skipped: int = 0
-    """Steps that the scaler of fp16 did not take."""
+    """Steps that were left out: by the scaler of fp16, or by `train.on_nan: skip_step`."""
 
     @classmethod
     def none(cls, device: torch.device) -> "Losses":
@@ -222,8 +235,10 @@ def train_step(
 
     step_size: images of the step over all ranks. Each loss is divided by it, and gradients are
     summed over micro-batches and ranks: every image weighs the same, also where parts are uneven.
+    Of a step that is left out (`train.on_nan`) nothing stays, and no loss is told.
     """
     train, exact, losses = student.config.train, student.exact, Losses.none(student.device)
+    before = BeforeStep.of(student) if skips(student) else None
     if exact is not None:
         exact.begin()
     # Not Accelerate's accumulate(): its one counter of steps for all models would leave A untrained
@@ -238,7 +253,9 @@ def train_step(
         # dropout, another number of shards is another training.
         with _reduce_if(is_last, student), seeded(*key, shard, micro, device=student.device):
             loss = loss_of(student, batch)
-            student.scaler.scale(loss / step_size).backward()
+            share = loss / step_size
+            share = share if before is None else spread_to_gradient(share)
+            student.scaler.scale(share).backward()
         if exact is not None:
             exact.leave_shard()
         value = loss.detach() if exact is None else round_loss(loss.detach())
@@ -246,6 +263,9 @@ def train_step(
         losses += count_loss(value, batch.num_images, tolerant=student.scaler.is_enabled())
     if exact is not None:
         exact.finish()
+    if before is not None and not has_finite_gradient(student.model):
+        before.put_back(student)
+        return replace(Losses.none(student.device), num_skipped=1)
     if train.clip_grad_norm is not None:
         # Accelerate's own clipping would unscale the optimizers of both models.
         student.scaler.unscale_(student.optimizer)

@@ -12,7 +12,7 @@ between ranks within an epoch, are kept as each rank has them.
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,8 @@ class Within:
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
         self._patience = ExitStack()
+        self.before_commit: Callable[[], None] = lambda: None
+        """Raises where what the model has become is not to be kept."""
 
     def __enter__(self) -> "Within":
         self._patience.enter_context(STOP.patient())
@@ -168,6 +170,7 @@ class Within:
 
     def _commit(self, progress: Progress) -> None:
         """Collective over the role group. What this rank waits for is a copy of its tensors."""
+        self.before_commit()
         with self._ctx.runtime.clock.measure("commit"):
             self.wait()
             own = _buffers_of(self._student)
