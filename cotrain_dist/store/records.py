@@ -148,6 +148,9 @@ class CotrainRecord:
     """By phase."""
     peak_memory_bytes_by_rank: list[int]
     """The most that each process has held so far."""
+    digests: Mapping[str, str] | None = None
+    """SHA-256 of both models as they are exported, by `a` and `b`, and of what was handed over, by
+    `exchange`; None in earlier versions."""
     further: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -177,6 +180,7 @@ class CotrainRecord:
         line |= {} if self.validation is None else {"validation": _figures_to_json(self.validation)}
         for name in ("seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"):
             line[name] = getattr(self, name)
+        line |= {} if self.digests is None else {"digests": dict(self.digests)}
         return line | dict(self.further)
 
     @classmethod
@@ -201,6 +205,7 @@ class CotrainRecord:
             roles=roles,
             test=None if test is None else _figures_from_json(test),
             validation=None if validation is None else _figures_from_json(validation),
+            digests=rest.pop("digests", None),
             further=rest,
         )
 

@@ -34,14 +34,16 @@ def cotrain(
     start_features: Sequence[FeatureStore],
     images: Images,
     ctx: RunContext,
+    until: int | None = None,
 ) -> None:
     """Each round both label U, R_A and R_B are selected and handed over; each epoch both learn.
 
     A round is one epoch in the paper. students: those this rank holds. start_features: of both
-    models as they began, where the settings ask for those. Collective over all ranks; within
-    training, over role groups.
+    models as they began, where the settings ask for those. until: the epoch to end after, instead
+    of the last one. Collective over all ranks; within training, over role groups.
     """
-    while state.next.epoch <= ctx.config.cotrain.last_epoch:
+    last_epoch = ctx.config.cotrain.last_epoch if until is None else until
+    while state.next.epoch <= last_epoch:
         start, started = state.next, time.monotonic()
         votes, state.exchanged, fits = train_one_epoch(
             students, state.exchanged, start, start_features, images, ctx

@@ -28,6 +28,7 @@ from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, broadca
 from cotrain_dist.store.records import CotrainRecord, Fit, RoleRecord
 from cotrain_dist.training.commits import CotrainState, commit_cotrain
 from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.digests import digests_of
 from cotrain_dist.training.exports import (
     choose_without_validation,
     export_models,
@@ -75,7 +76,7 @@ def close_epoch(
     keep_best(students, state, outcome, images, ctx)
     pool_ids = images.table.sample_ids(Split.U)
     note_selected(state.ever_selected, outcome.exchanged, pool_ids)
-    record_epoch(state, outcome, images.table, pool_ids, ctx)
+    record_epoch(students, state, outcome, images.table, ctx)
     state.next = Position(outcome.epoch + 1)
     export_models(students, outcome.epoch, class_names, ctx.store)
     if outcome.epoch == 0 and ctx.config.cotrain.returns_to_step_one:
@@ -138,19 +139,21 @@ def require_finite(fits: Mapping[Role, Fit], epoch: int, rt: Runtime) -> dict[Ro
 
 
 def record_epoch(
+    students: list[Student],
     state: CotrainState,
     outcome: EpochOutcome,
     table: SplitTable,
-    pool_ids: Tensor,
     ctx: RunContext,
 ) -> None:
     """Collective over all ranks: the lead rank appends the epoch's record and tells of it.
 
     Moves `state.num_history_lines` on.
     """
+    pool_ids = table.sample_ids(Split.U)
     # Outside of the branch below: every rank has to call what gathers.
     clocks = all_gather_json(ctx.runtime.clock.take(), ctx.runtime.control)
     memory = all_gather_json(peak_memory_bytes(ctx.runtime.device), ctx.runtime.control)
+    digests = digests_of(students, outcome.exchanged, ctx.runtime)
     counts = None
     if outcome.votes is not None:
         counts = count_votes(outcome.votes, table, pool_ids, ctx.runtime.control)
@@ -163,6 +166,7 @@ def record_epoch(
             ctx.config,
             seconds_by_rank=clocks,
             peak_memory_bytes_by_rank=memory,
+            digests=digests,
         )
         ctx.store.history.append(record)
         ctx.runtime.track(record.to_json())
@@ -206,8 +210,8 @@ def describe_epoch(
 ) -> CotrainRecord:
     """The record of an epoch: R_A and R_B, what U looked like, what was measured.
 
-    counts: of all of U; None where nobody voted. of_ranks: the fields that rank by rank tell of
-    time and memory.
+    counts: of all of U; None where nobody voted. of_ranks: the fields that all ranks give
+    together, of time, memory and digests.
     """
     # Epoch 0 comes before any exchange, so nobody has taught, whatever the settings say.
     exchange = "none" if counts is None else outcome.exchange

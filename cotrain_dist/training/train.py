@@ -65,8 +65,18 @@ def train(config: Config, *, resume: bool, quiet: bool = False) -> list[Record]:
         return train_on(rt, config, resume=resume, quiet=quiet)
 
 
-def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) -> list[Record]:
-    """`train` in a world that stands already, and stays. Collective over all ranks."""
+def train_on(
+    rt: Runtime,
+    config: Config,
+    *,
+    resume: bool,
+    quiet: bool = False,
+    until: int | None = None,
+) -> list[Record]:
+    """`train` in a world that stands already, and stays. Collective over all ranks.
+
+    until: an epoch of Step 2 to end after; the run is not finished then, and can go on.
+    """
     rt.clock.take()  # what was waited for before
     fetch_models(config, rt)
     ctx, images = prepare(config, rt, resume=resume, quiet=quiet)
@@ -96,7 +106,9 @@ def train_on(rt: Runtime, config: Config, *, resume: bool, quiet: bool = False) 
                 if student.role.peer in peers:
                     student.peer = build_peer(student, peers[student.role.peer], config, rt)
             state = reach_step_two(students, images, ctx)
-            cotrain(students, state, start_features, images, ctx)
+            cotrain(students, state, start_features, images, ctx, until)
+            if until is not None:
+                return ctx.store.history.read() if rt.is_lead else []
             return finish(students, state, start_features, images, ctx)
 
 

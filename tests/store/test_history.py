@@ -1,6 +1,7 @@
 """history.jsonl: typed records, appended, read and cut back to what was committed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_the_keys_of_a_line_by_hand() -> None:
         *("seconds", "seconds_by_rank", "peak_memory_bytes_by_rank"),
     ]
     assert (line["teacher_of_b"], line["num_selected_a"], line["fit_a"]["loss"]) == ("a", 2, 1.0)
+    digests = {"a": "1f", "b": "2e", "exchange": "3d"}
+    assert replace(RECORDS[2], digests=digests).to_json() == line | {"digests": digests}
     first = RECORDS[1].to_json()
     assert not {"fit_a", "validation", "own_accuracy_a"} & set(first)
 
