@@ -8,8 +8,7 @@ import sys
 from accelerate.commands import launch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-SHELL_SIGNALS = 128
-"""Added to the number of a signal that ended a process, as shells do."""
+from cotrain_dist.cli.supervisor import SHELL_SIGNALS
 
 
 def main() -> int:

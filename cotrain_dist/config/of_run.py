@@ -1,7 +1,7 @@
 """The settings of an existing run: to go on with it, or to begin another run with its models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cotrain_dist.config.parsing import (
@@ -14,34 +14,71 @@ from cotrain_dist.config.parsing import (
     split_options,
 )
 from cotrain_dist.config.starts import read_start_folder
-from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume
+from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume, may_change
 from cotrain_dist.config.tree import Config
 from cotrain_dist.errors import UserError
 
 
-def config_of_run(run: Path, arguments: Sequence[str], command: str) -> Config:
+@dataclass(frozen=True)
+class Change:
+    """A setting that is not what a run was made with."""
+
+    key: str
+    before: object
+    now: object
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.before} -> {self.now}"
+
+
+def config_of_run(
+    run: Path, arguments: Sequence[str], command: str, *, allow_change: bool = False
+) -> Config:
     """The settings that a run keeps, changed by `--KEY VALUE` arguments where that is allowed.
 
     `output_dir` becomes `run`, wherever it lies now. Raises UserError for keys that a result
-    depends on. Keys that were renamed since the run was made are read under their new names.
+    depends on; with allow_change only for those that the state of a run hangs on. Keys that were
+    renamed since the run was made are read under their new names.
     """
     kept, options = _kept_and_options(run, arguments, command)
     print_config = options.pop("print_config", None)
     saved, config = build_tree(Config, kept), build_tree(Config, kept | convert_all(options))
-    before, after = flatten(asdict(saved)), flatten(asdict(config))
-    # Values are compared, not what was typed: repeating a value that the run has is no change.
-    for key, value in after.items():
-        if value != before[key] and not is_free_on_resume(key):
-            raise UserError(
-                key,
-                value,
-                f"cannot change in an existing run, which has {before[key]}",
-                "start a new run, maybe with data.splits_from and model_a.init_from this one",
-            )
+    refuse_changes(changes_between(saved, config), allow_change=allow_change)
     if print_config:
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
     return replace(config, output_dir=str(run))
+
+
+def changes_between(saved: Config, config: Config) -> list[Change]:
+    """Settings that decide a result and differ.
+
+    Values are compared, not what was typed: repeating a value that the run has is no change.
+    """
+    before, after = flatten(asdict(saved)), flatten(asdict(config))
+    return [
+        Change(key, before[key], value)
+        for key, value in after.items()
+        if value != before[key] and not is_free_on_resume(key)
+    ]
+
+
+def refuse_changes(changes: Sequence[Change], *, allow_change: bool) -> None:
+    """Raise UserError for changes that are not to be, the first one that decides with all others.
+
+    allow_change: whether those are taken that what a run has kept does not hang on.
+    """
+    refused = [own for own in changes if not (allow_change and may_change(own.key))]
+    if not refused:
+        return
+    first, *others = refused
+    rule = f"cannot change in an existing run, which has {first.before}"
+    if others:
+        rule += f"; nor can {', '.join(f'{own.key} ({own.before} -> {own.now})' for own in others)}"
+    way_out = "start a new run, maybe with data.splits_from and model_a.init_from this one"
+    if all(may_change(own.key) for own in refused):
+        way_out = f"give --allow_config_change to go on with it all the same, or {way_out}"
+    raise UserError(first.key, first.now, rule, way_out)
 
 
 def config_of_recycled(run: Path, arguments: Sequence[str], command: str) -> Config:

@@ -18,6 +18,21 @@ FREE_ON_RESUME = (
 """Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
 
 
+MAY_CHANGE = (
+    *("pretrain.num_epochs", "pretrain.learning_rate", "pretrain.min_learning_rate"),
+    *("pretrain.warmup_epochs", "pretrain.patience_epochs", "pretrain.eval_every_epochs"),
+    *("pretrain.stop_at_train_accuracy", "cotrain.num_epochs", "cotrain.learning_rate"),
+    *("cotrain.min_learning_rate", "cotrain.warmup_epochs", "selection", "exchange_parity"),
+    *("train.batch_size", "train.accumulation_steps", "train.label_smoothing"),
+    *("train.clip_grad_norm", "train.mixup", "train.cutmix", "train.exact_elastic", "train.norm"),
+    *("train.pseudo_weight", "train.pseudo_ramp_epochs", "train.pseudo_view"),
+    *("data.augment", "data.crop_min_area", "pool.batch_size"),
+    *("precision", "compile", "tf32", "deterministic"),
+)
+"""Keys (or sections) that a resume may change with --allow_config_change: other training from here
+on, but everything that a run has kept still fits."""
+
+
 def config_to_yaml(config: Config) -> str:
     """The full tree in the order of its fields, fit for `--config`."""
     return yaml.safe_dump(asdict(config), sort_keys=False, allow_unicode=True)
@@ -70,6 +85,11 @@ def with_settings(tree: Tree, settings: Mapping[str, object]) -> Tree:
     changed |= {name: with_settings(getattr(tree, name), own) for name, own in sections.items()}
     result: Tree = replace(tree, **changed)
     return result
+
+
+def may_change(key: str) -> bool:
+    """Whether what a run has kept fits another value of this setting."""
+    return any(key == own or key.startswith(f"{own}.") for own in MAY_CHANGE)
 
 
 def is_free_on_resume(key: str) -> bool:

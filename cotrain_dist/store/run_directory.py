@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cotrain_dist.config.places import UNFINISHED, check_output_dir, is_unfinished
-from cotrain_dist.errors import UserError
+from cotrain_dist.errors import PeerLostError, UserError
 from cotrain_dist.store import atomic
 from cotrain_dist.store.history import History
 from cotrain_dist.store.locks import can_lock, why_no_locks
@@ -61,6 +61,7 @@ class RunDirectory:
         self._lock = FileLock(path / "lock")
         self._is_held = self._is_new = False
         self._folders_made: list[Path] = []
+        self._owner: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -72,8 +73,13 @@ class RunDirectory:
         """1 for the first start, one more with every resume."""
         return int(self.read_json("run.json")["attempt"])
 
-    def create(self, config_yaml: str, splits: bytes) -> None:
-        """Make the directory with its settings and splits.parquet.
+    @property
+    def settings(self) -> list[str]:
+        """Digests of the settings that it was trained with, oldest first; empty where not noted."""
+        return [str(digest) for digest in self.read_json("run.json").get("settings", [])]
+
+    def create(self, config_yaml: str, splits: bytes, settings: str = "") -> None:
+        """Make the directory with its settings, of a digest, and splits.parquet.
 
         Raises UserError where anything lies there: nothing is replaced. run.json comes last: with
         it the directory counts as a run, and what a kill before has left is written anew.
@@ -88,7 +94,9 @@ class RunDirectory:
         atomic.write_bytes(self.splits, splits)
         # Not keyed by the seed: of two runs with equal settings, none takes the commits of the
         # other.
-        self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
+        about = {"run_id": secrets.token_hex(8), "attempt": 1}
+        about |= {"settings": [settings]} if settings else {}
+        self.write_json("run.json", about)
 
     def discard_unused(self) -> None:
         """Take back what `create` has made here, unless a training has kept something in it.
@@ -117,11 +125,38 @@ class RunDirectory:
         commits = [path for path in self.checkpoints.glob("*/*") if path.suffix != ".tmp"]
         return bool(commits) or self.history.num_lines() > 0
 
-    def open_again(self) -> None:
-        """Take the directory for a resume."""
+    def open_again(self, changed: tuple[str, str] | None = None) -> None:
+        """Take the directory for a resume.
+
+        changed: other settings than before as YAML, and their digest; those before stay as
+        config-ATTEMPT.yaml.
+        """
         self.check_is_run()
         self._lock_it()
-        self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
+        about = self.read_json("run.json") | {"attempt": self.attempt + 1}
+        if changed is not None:
+            text, digest = changed
+            shutil.copy2(self.config, self.path / f"config-{self.attempt}.yaml")
+            about["settings"] = [*self.settings, digest]
+            about.pop("finished", None)  # by other settings it may not be
+            atomic.write_text(self.config, text)
+        self.write_json("run.json", about)
+
+    def note_owner(self) -> None:
+        """On every rank, once the directory is taken: which attempt this process belongs to."""
+        self._owner = self.attempt
+
+    def require_owner(self) -> None:
+        """Before a commit. Raises PeerLostError where a later attempt has taken the run over.
+
+        A process whose launcher was killed may live on for a while. It must not change what
+        another job goes on from.
+        """
+        if self._owner is not None and self.attempt != self._owner:
+            raise PeerLostError(
+                f"attempt {self.attempt} has taken over {self.path}: this one, {self._owner}, "
+                "commits nothing any more"
+            )
 
     def is_run(self) -> bool:
         """Whether a run lies here."""

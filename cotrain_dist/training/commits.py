@@ -1,6 +1,6 @@
 """What a training commits at epoch ends, and how it goes on from there."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,7 @@ def commit_pretrain(
     }
     header = _header("pretrain", state.next, images.table, ctx) | progress
     folder = ctx.store.checkpoints / student.role.value
-    _commit_student(student, folder / _name("pretrain", epoch), header)
+    _commit_student(student, folder / _name("pretrain", epoch), header, ctx.store.require_owner)
     if student.is_lead:
         keep_last(folder, ctx.config.checkpoint.keep)
     forget_steps(student, ctx.store.checkpoints)
@@ -107,7 +107,7 @@ def commit_cotrain(
     with rt.clock.measure("commit"):
         digests = {
             student.role.value: _commit_student(
-                student, checkpoints / student.role.value / name, header
+                student, checkpoints / student.role.value / name, header, ctx.store.require_owner
             )
             for student in students
         }
@@ -121,7 +121,7 @@ def commit_cotrain(
             "num_history_lines": state.num_history_lines,
             "best": None if state.best is None else asdict(state.best),
         }
-        commit(checkpoints / "world" / name, tensors, world, rt.control)
+        commit(checkpoints / "world" / name, tensors, world, rt.control, ctx.store.require_owner)
         if rt.is_lead:
             # Only now: until the world commit stands, a resume needs the commits before it.
             for part_name in ("a", "b", "world"):
@@ -161,7 +161,9 @@ def _header(phase: str, following: Position, table: SplitTable, ctx: RunContext)
     }
 
 
-def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> str:
+def _commit_student(
+    student: Student, target: Path, header: dict[str, Any], guard: Callable[[], None]
+) -> str:
     """Commit one role; returns the digest of its manifest (on its lead rank)."""
     tensors = {f"buffers-{student.group.index}": dict(student.model.named_buffers())}
     state = None
@@ -169,7 +171,7 @@ def _commit_student(student: Student, target: Path, header: dict[str, Any]) -> s
         own, values = snapshot_of(student)
         tensors |= own
         state = header | values | {"features": _features_of(student)}
-    commit(target, tensors, state, student.group)
+    commit(target, tensors, state, student.group, guard)
     return file_digest(target / MANIFEST) if student.is_lead else ""
 
 
@@ -308,12 +310,15 @@ def _restore_student(
 
 
 def _check_origin(state: dict[str, Any], folder: Path, table: SplitTable, ctx: RunContext) -> None:
+    digest = config_digest(ctx.config)
+    # Settings that a person has changed on purpose: what came before the change still counts.
+    known = ctx.store.settings if ctx.store.settings[-1:] == [digest] else [digest]
     for key, what, here in (
-        ("run_id", "another run", ctx.store.run_id),
-        ("config_sha256", "other settings", config_digest(ctx.config)),
-        ("data_sha256", "other data or splits", table.digest),
+        ("run_id", "another run", [ctx.store.run_id]),
+        ("config_sha256", "other settings", known),
+        ("data_sha256", "other data or splits", [table.digest]),
     ):
-        if state[key] != here:
+        if state[key] not in here:
             raise UserError(
                 "--resume",
                 folder,

@@ -4,10 +4,11 @@ import os
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cotrain_dist.config import Config, resolve_role
-from cotrain_dist.config.text import config_to_yaml, flatten
+from cotrain_dist.config.text import config_digest, config_to_yaml, flatten
 from cotrain_dist.data.bad_images import bad_lines, describe_bad
 from cotrain_dist.data.copies import describe_left_out
 from cotrain_dist.data.sources.skipped import describe_skipped
@@ -26,6 +27,7 @@ from cotrain_dist.store.records import (
     Record,
     record_from_json,
 )
+from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.commits import (
     CotrainState,
     agree_on_commits,
@@ -41,7 +43,12 @@ from cotrain_dist.training.cross_validation import (
     no_test_line,
     tell_estimate,
 )
-from cotrain_dist.training.environment import environment_file, environment_of, what_changed
+from cotrain_dist.training.environment import (
+    environment_file,
+    environment_of,
+    settings_changed,
+    what_changed,
+)
 from cotrain_dist.training.exports import choose_without_validation, save_best
 from cotrain_dist.training.folds import has_folds, right_by_folds
 from cotrain_dist.training.guards import candidates_of, watch_step_one, weights_by_role
@@ -55,14 +62,30 @@ from cotrain_dist.training.student import Student, build_student, start_step_two
 from cotrain_dist.types import Position
 
 
-def train(config: Config, *, resume: bool, quiet: bool = False) -> list[Record]:
+def train(
+    config: Config,
+    *,
+    resume: bool | None,
+    quiet: bool = False,
+    allow_config_change: bool = False,
+) -> list[Record]:
     """Train from the start, or go on from the last commit. Collective over all ranks.
 
+    resume: None goes on where an unfinished run lies in `output_dir`, begins one where none does,
+    and leaves a finished one as it is. allow_config_change: go on with other settings than before.
     Returns the history on the lead rank, an empty list on the others. quiet: nothing on the
     console. After an exception nothing is held: no lock, file, thread or process group.
     """
     with start_world(config) as rt:
-        return train_on(rt, config, resume=resume, quiet=quiet)
+        if resume is None:
+            # As the lead rank sees it: a node's old view of the directory must not decide.
+            run = RunDirectory(Path(config.output_dir))
+            seen = (run.is_run(), run.is_finished()) if rt.is_lead else None
+            resume, is_finished = broadcast_json(seen, rt.control)
+            if is_finished:
+                return run.history.read() if rt.is_lead else []
+        allowed = allow_config_change
+        return train_on(rt, config, resume=resume, quiet=quiet, allow_config_change=allowed)
 
 
 def train_on(
@@ -72,6 +95,7 @@ def train_on(
     resume: bool,
     quiet: bool = False,
     until: int | None = None,
+    allow_config_change: bool = False,
 ) -> list[Record]:
     """`train` in a world that stands already, and stays. Collective over all ranks.
 
@@ -87,8 +111,12 @@ def train_on(
     if rt.is_lead and not resume:
         rt.undo_on_mistake(ctx.store.discard_unused)
     with closing(ctx.store), closing(images.pixels):
-        together(lambda: _take_directory(ctx, images, resume), rt.control)
+        changed = settings_changed(ctx.store, config) if rt.is_lead and allow_config_change else []
+        together(lambda: _take_directory(ctx, images, resume, bool(changed)), rt.control)
         ctx.store.start_log(rt.global_rank)
+        ctx.store.note_owner()
+        for line in changed:
+            ctx.reporter.say(f"changed from here on: {line}")
         with tracking(rt.accelerator, flatten(asdict(config))), rt.progress.expected():
             _introduce(ctx, images)
             students = [
@@ -112,15 +140,16 @@ def train_on(
             return finish(students, state, start_features, images, ctx)
 
 
-def _take_directory(ctx: RunContext, images: Images, resume: bool) -> None:
+def _take_directory(ctx: RunContext, images: Images, resume: bool, is_changed: bool) -> None:
     """On the lead rank: make the run directory, or take it again."""
     store = ctx.store
     if not ctx.runtime.is_lead:
         return
+    text, digest = config_to_yaml(ctx.config), config_digest(ctx.config)
     if resume:
-        store.open_again()
+        store.open_again((text, digest) if is_changed else None)
     else:
-        store.create(config_to_yaml(ctx.config), images.table.to_parquet())
+        store.create(text, images.table.to_parquet(), digest)
     store.write_bad_images(bad_lines(images.table.listing))
     store.write_json(environment_file(store.attempt), environment_of(ctx.runtime))
 
