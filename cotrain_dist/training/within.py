@@ -226,7 +226,8 @@ def _part_of_rank(folder: Path, student: Student) -> dict[str, Tensor]:
     own = read_tensors(folder, "rank-0")
     parts = [read_tensors(folder, f"rank-{part}") for part in range(index, num_parts, size)]
     for name in own:
-        if name.startswith("count."):
+        # Steps that were left out are counted by all ranks alike.
+        if name.startswith("count.") and not name.startswith("count.num_skipped"):
             found = [part[name] for part in parts]
             own[name] = torch.stack(found).sum(dim=0) if found else torch.zeros_like(own[name])
     return own

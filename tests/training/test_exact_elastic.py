@@ -3,12 +3,14 @@
 import hashlib
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from ranks import history_of, run_ranks, tiny_config, train_run
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cotrain_dist.config import Config
@@ -17,7 +19,7 @@ from cotrain_dist.runtime.collectives import RankGroup
 from cotrain_dist.training.exact import ExactSums, round_loss
 from cotrain_dist.training.setup import check_precision
 from cotrain_dist.training.steps import check_parts
-from cotrain_dist.training.within import Within
+from cotrain_dist.training.within import Within, _part_of_rank
 from cotrain_dist.types import Role
 
 ALONE = RankGroup("alone", (0,), 0)
@@ -204,3 +206,21 @@ def test_fp16_is_refused(digits_folder: Path, pretrained: Path) -> None:
     check_precision(config, "bf16")
     with pytest.raises(UserError, match=r"precision: fp16: .* train.exact_elastic"):
         check_precision(config, "fp16")
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
+def test_counts_are_shared_out_anew_among_another_number_of_ranks(
+    num_ranks: int, tmp_path: Path
+) -> None:
+    for index in range(3):
+        counts = {"count.loss": 1.5 + index, "count.num_skipped": 2.0, "buffer.mean": 0.25}
+        tensors = {name: torch.tensor(value) for name, value in counts.items()}
+        save_file(tensors, tmp_path / f"rank-{index}.safetensors")
+    found = []
+    for index in range(num_ranks):
+        group = RankGroup("role", tuple(range(num_ranks)), index)
+        student: Any = SimpleNamespace(group=group, exact=object())
+        found.append(_part_of_rank(tmp_path, student))
+    assert sum(float(own["count.loss"]) for own in found) == 1.5 + 2.5 + 3.5
+    assert {float(own["count.num_skipped"]) for own in found} == {2.0}
+    assert {float(own["buffer.mean"]) for own in found} == {0.25}
