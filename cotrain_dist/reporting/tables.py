@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import Tensor
 
-from cotrain_dist.inference.verify import FIGURES, Comparison
 from cotrain_dist.method.metrics import Accuracy, Confusion
 from cotrain_dist.runtime.progress import build_console
 from cotrain_dist.store.records import CotrainRecord, Record
@@ -48,19 +46,6 @@ def before_and_after(measured: Sequence[CotrainRecord]) -> Table:
             for key, _ in COLUMNS
         ]
         table.add_row(title, *cells, f"{100 * (after.top1 - before.top1):+.1f}")
-    return table
-
-
-def verify_table(rows: Sequence[Comparison], run: Path) -> Table:
-    """What a run has recorded beside what training it again has found; digests in short."""
-    num_other = sum(not row.is_equal for row in rows)
-    outcome = "all equal" if not num_other else f"{num_other} of {len(rows)} differ"
-    table = Table(title=f"{run}: {outcome}", title_justify="left")
-    for heading in ("epoch", "what", "recorded", "found", "equal"):
-        table.add_column(heading, no_wrap=heading != "what")
-    for row in rows:
-        shown = [text[:16] if row.what != FIGURES else "" for text in (row.recorded, row.found)]
-        table.add_row(str(row.epoch), row.what, *shown, "yes" if row.is_equal else "NO")
     return table
 
 

@@ -34,6 +34,7 @@ def cotrain(
     start_features: Sequence[FeatureStore],
     images: Images,
     ctx: RunContext,
+    *,
     until: int | None = None,
 ) -> None:
     """Each round both label U, R_A and R_B are selected and handed over; each epoch both learn.

@@ -134,7 +134,7 @@ def train_on(
                 if student.role.peer in peers:
                     student.peer = build_peer(student, peers[student.role.peer], config, rt)
             state = reach_step_two(students, images, ctx)
-            cotrain(students, state, start_features, images, ctx, until)
+            cotrain(students, state, start_features, images, ctx, until=until)
             if until is not None:
                 return ctx.store.history.read() if rt.is_lead else []
             return finish(students, state, start_features, images, ctx)

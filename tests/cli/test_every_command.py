@@ -39,6 +39,7 @@ def test_every_command_once(
             "5 of ",
         ),
         (["runs", str(tmp_path)], "finished"),
+        (["verify", run], "all equal"),
         (
             ["reproduce", *settings, "--arms", "none-own", "--output_dir", str(studies[0])],
             "report.md",

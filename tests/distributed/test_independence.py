@@ -49,13 +49,13 @@ def _train_keeping_epoch_0(config: Config) -> None:
     """A body: the whole training; models/a and b as exported before Step 2 stay in epoch-0."""
     cotrain = train_module.cotrain
 
-    def copy_first(students: Any, state: Any, *rest: Any) -> None:
+    def copy_first(students: Any, state: Any, *rest: Any, **options: Any) -> None:
         ctx = rest[-1]
         ctx.runtime.wait_for_all()
         if ctx.runtime.is_lead:
             shutil.copytree(ctx.store.models, ctx.store.path / "epoch-0")
         ctx.runtime.wait_for_all()
-        cotrain(students, state, *rest)
+        cotrain(students, state, *rest, **options)
 
     with mock.patch.object(train_module, "cotrain", copy_first):
         train_run(config)

@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
     from cotrain_dist.inference.verify import verify
-    from cotrain_dist.reporting.tables import verify_table
+    from cotrain_dist.reporting.verified import verify_table
     from cotrain_dist.runtime.progress import build_console
     from cotrain_dist.training.setup import start_world
 
