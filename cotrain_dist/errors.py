@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from cotrain_dist.printable import printable
+
 # Scripts tell them apart (docs/exit-codes.md); accelerate launch and torchrun turn all into 1, so
 # batch scripts use cli/launcher.py.
 EXIT_FAILED = 1
@@ -18,7 +20,8 @@ class UserError(ValueError):
     """
 
     def __init__(self, key: str, value: object, rule: str, way_out: str) -> None:
-        super().__init__(f"{key}: {value}: {rule}; {way_out}.")
+        # One line, whatever a file, a class or a path is called.
+        super().__init__(printable(f"{key}: {value}: {rule}; {way_out}."))
         self.key = key
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -46,5 +49,5 @@ class PeerUserError(UserError):
 
     def __init__(self, text: str) -> None:
         # Past UserError's own: the other rank's text holds key, value, rule and way out already.
-        ValueError.__init__(self, text)
+        ValueError.__init__(self, printable(text))
         self.key = ""

@@ -14,7 +14,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "cotrain_dist"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LAYERS = ("version", "errors", "types", "config", "keys", "method", "runtime", "store", "data")
+LAYERS = (
+    "version",
+    "printable",
+    "errors",
+    "types",
+    "config",
+    "keys",
+    "method",
+    "runtime",
+    "store",
+    "data",
+)
 LAYERS += ("models", "training", "inference", "planning", "reporting", "study", "cli", "api")
 """From the ground up: a file imports from its own layer and from those before it."""
 

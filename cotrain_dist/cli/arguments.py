@@ -2,11 +2,13 @@
 
 import argparse
 import difflib
+import math
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from cotrain_dist.config.parsing import LARGEST_WHOLE, Given, check_known
 from cotrain_dist.config.schema import describe_keys, is_key
 from cotrain_dist.errors import UserError
 from cotrain_dist.runtime.threads import settle_threads
@@ -17,6 +19,29 @@ def before_torch() -> None:
     settle_threads(os.environ)
     if sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
         print("loading PyTorch ...", file=sys.stderr, flush=True)
+
+
+def _whole(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:30]} is no whole number") from None
+    if abs(number) > LARGEST_WHOLE:
+        raise argparse.ArgumentTypeError(f"{text[:30]} is too large a number")
+    return number
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text[:30]} is no finite number")
+    return number
+
+
+_TYPES = {int: _whole, float: _finite}
 
 
 class Arguments(argparse.ArgumentParser):
@@ -31,6 +56,8 @@ class Arguments(argparse.ArgumentParser):
         if names[0].startswith("--"):
             words = names[0].removeprefix("--").replace("-", "_")
             spellings += [f"--{words}", f"--{words.replace('_', '-')}"]
+        if options.get("type") in _TYPES:
+            options["type"] = _TYPES[options["type"]]
         action = super().add_argument(*dict.fromkeys(spellings), **options)
         action.option_strings = [name for name in names if name.startswith("-")]  # in the help
         return action
@@ -52,11 +79,31 @@ class Arguments(argparse.ArgumentParser):
             # Else argparse would take the value for one of its own, such as an image.
             if not equals and words and not words[0].startswith("--"):
                 settings.append(words.pop(0))
+        self._check_once(own)
         namespace, unknown = self.parse_known_args(own)
         for word in unknown:
             if word.startswith("--"):
-                self._check_spelling(word.partition("=")[0])
+                name, _, value = word.partition("=")
+                if name == "--":
+                    raise UserError("command line", word, "belongs to no key", "write --KEY VALUE")
+                self._check_spelling(name)
+                behind = own[own.index(word) + 1 :][:1]
+                value = value or "".join(text for text in behind if not text.startswith("--"))
+                # Here already: what stands behind it may have been taken for a RUN.
+                check_known(name.removeprefix("--"), Given(value))
         return namespace, settings + unknown
+
+    def _check_once(self, words: Sequence[str]) -> None:
+        """Raise where an option of this command is given twice: argparse would take the last."""
+        given: set[str] = set()
+        for word in words:
+            option, _, value = word.partition("=")
+            action = self._option_string_actions.get(option)
+            if action is not None and value == "--":  # which argparse would take out
+                raise UserError(option, value, "is no value", f"see {self.prog} --help")
+            if action is not None and action.dest in given:
+                raise UserError(option, word, "is given twice", "keep one of the two")
+            given |= set() if action is None else {action.dest}
 
     def _check_spelling(self, word: str) -> None:
         """Raise where an unknown option looks like one of this command more than like a key."""

@@ -7,9 +7,11 @@ import pkgutil
 import socket
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from types import ModuleType
 
 from cotrain_dist.cli import commands
+from cotrain_dist.config.parsing import check_text
 from cotrain_dist.errors import (
     EXIT_FAILED,
     EXIT_PEER_LOST,
@@ -19,6 +21,7 @@ from cotrain_dist.errors import (
     TrainingError,
     UserError,
 )
+from cotrain_dist.printable import printable
 from cotrain_dist.version import __version__
 
 ABOUT = """
@@ -68,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    for before, word in pairwise(["", *arguments]):
+        option = word if "=" in word else before
+        named = option.partition("=")[0] if option.startswith("--") else "command line"
+        check_text(named, word)
     match arguments:
         case ["--version"]:
             print(f"cotrain-dist {__version__}")
@@ -95,6 +102,7 @@ def _rank() -> int:
 
 
 def _complain(message: str, code: int, *, shown: bool = True) -> int:
+    message = printable(message)
     logging.getLogger("cotrain_dist").error(message)
     if shown:
         prefix = f"rank {_rank()} on {socket.gethostname()}: " if "RANK" in os.environ else ""

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -24,6 +25,9 @@ from cotrain_dist.config.tree import Config
 from cotrain_dist.errors import UserError
 
 _T = TypeVar("_T")
+LARGEST_WHOLE = 2**53
+"""The most that a whole number may be: beyond it JSON readers and timers round or overflow."""
+
 _NULL_WORDS = ("", "~", "null", "none")
 _EXPECTED = {
     bool: "true or false",
@@ -124,7 +128,7 @@ def split_options(argv: Sequence[str]) -> dict[str, Given]:
         # One dash begins no option: a negative number is a value.
         if takes_value and not equals and tokens and not tokens[0].startswith("--"):
             equals, text = "=", tokens.pop(0)
-        _check_known(name, Given(text))
+        check_known(name, Given(text))
         if takes_value and not equals:
             raise UserError(name, _show(text), "needs a value", f"write --{name} VALUE")
         if equals and not takes_value:
@@ -136,7 +140,8 @@ def split_options(argv: Sequence[str]) -> dict[str, Given]:
     return options
 
 
-def _check_known(name: str, given: Given) -> None:
+def check_known(name: str, given: Given) -> None:
+    """Raise UserError where `name` is no key, nor an option beside the keys."""
     # Options stand on the command line only, where `where` is empty.
     if name in RENAMED:
         rule = f"is called {RENAMED[name]} now{given.where}"
@@ -210,7 +215,7 @@ def _collect(
             continue
         if renamed and name in REPLACED:
             continue
-        _check_known(name, given)
+        check_known(name, given)
         collected[name] = given
     return collected
 
@@ -248,13 +253,26 @@ def _convert(name: str, given: Given) -> object:
     # No rule of the form `value < limit` would refuse nan.
     if isinstance(value, float) and not math.isfinite(value):
         raise _wrong_type(name, given)
+    for part in value if isinstance(value, list) else [value]:
+        if isinstance(part, int) and abs(part) > LARGEST_WHOLE:
+            rule = f"is too large a number{given.where}"
+            raise UserError(name, _show(part), rule, f"give one up to {LARGEST_WHOLE}")
+        if isinstance(part, str):
+            check_text(name, part, given.where)
     return value
+
+
+def check_text(name: str, text: str, where: str = "") -> None:
+    """Raise UserError for what can be no path, and could not be written down as UTF-8."""
+    if "\0" in text or (not text.isascii() and text.encode("utf-8", "replace").decode() != text):
+        rule = f"holds a NUL or bytes that are no UTF-8{where}"
+        raise UserError(name, _show(text), rule, "give text without them; rename the file")
 
 
 def _wrong_type(name: str, given: Given) -> UserError:
     key = all_keys()[name]
-    parts = get_args(key.hint)
-    hints = parts if type(None) in parts else (key.hint,)
+    is_union = get_origin(key.hint) in (Union, UnionType)
+    hints = get_args(key.hint) if is_union else (key.hint,)
     expected = " or ".join(
         "one of " + ", ".join(get_args(hint)) if get_origin(hint) is Literal else _EXPECTED[hint]
         for hint in hints

@@ -1,6 +1,8 @@
 """What costs nothing to notice: paths that cannot be meant, before torch is imported."""
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from cotrain_dist.config.tree import Config
@@ -14,17 +16,45 @@ def check_early(config: Config, *, is_new_run: bool = False) -> None:
     collective check ends all of them at once. Raises UserError; on other ranks than the first a
     PeerUserError, which is not shown again.
     """
-    num_ranks = os.environ.get("WORLD_SIZE", "1")
-    if os.environ.get("LOCAL_WORLD_SIZE", num_ranks if num_ranks == "1" else "") != num_ranks:
-        return
-    try:
-        if is_new_run:
+    with _on_one_node() as is_early:
+        if is_early and is_new_run:
             check_output_dir(Path(config.output_dir))
-        _check_inputs(config)
+        if is_early:
+            _check_inputs(config)
+
+
+def check_output_early(file: Path | None, endings: Sequence[str], *, replaces: bool) -> None:
+    """`check_output_file`, where all ranks lie on one node."""
+    with _on_one_node() as is_early:
+        if is_early and file is not None:
+            check_output_file(file, endings, replaces=replaces)
+
+
+@contextmanager
+def _on_one_node() -> Iterator[bool]:
+    """Whether all ranks lie on this node; a UserError of the block is shown by the first alone."""
+    num_ranks = os.environ.get("WORLD_SIZE", "1")
+    num_here = os.environ.get("LOCAL_WORLD_SIZE", num_ranks if num_ranks == "1" else "")
+    try:
+        yield num_here == num_ranks
     except UserError as error:
         if os.environ.get("RANK", "0") != "0":
             raise PeerUserError(str(error)) from error
         raise
+
+
+def check_output_file(file: Path, endings: Sequence[str], *, replaces: bool) -> None:
+    """Raise UserError where a command cannot write its `--output`.
+
+    endings: those of the formats that it writes. replaces: whether a file may lie there already.
+    """
+    if file.suffix not in endings:
+        rule, way_out = f"must end in {' or '.join(endings)}", f"name it results{endings[0]}, say"
+        raise UserError("--output", file, rule, way_out)
+    if file.is_dir() or (file.exists() and not replaces):
+        raise UserError("--output", file, "exists already", "name another file, or delete it")
+    if not file.parent.is_dir():
+        raise UserError("--output", file, "its folder does not exist", "make the folder first")
 
 
 def _check_inputs(config: Config) -> None:

@@ -64,7 +64,7 @@ class Query:
     """What is asked for."""
 
     strategy: str
-    """One of `queries.STRATEGIES`; those outside of WITHOUT_MODELS need probabilities."""
+    """One of `strategies.STRATEGIES`; those outside of WITHOUT_MODELS need probabilities."""
     num: int
     seed: int
     near: float = 0.0

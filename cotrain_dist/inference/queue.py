@@ -24,8 +24,8 @@ from cotrain_dist.inference.choose import (
     share_heads,
 )
 from cotrain_dist.inference.evaluate import load_classifiers, open_run
-from cotrain_dist.method.queries import WITHOUT_MODELS
 from cotrain_dist.method.splits import Split
+from cotrain_dist.method.strategies import WITHOUT_MODELS
 from cotrain_dist.models import head_of
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
@@ -155,16 +155,6 @@ def _without_equal_files(candidates: Tensor, labeled: Tensor, table: SplitTable)
             seen.add(table.listing.digests[i])
             kept.append(i)
     return torch.tensor(kept, dtype=torch.int64)
-
-
-def check_output(file: Path) -> None:
-    """Raise UserError where the list cannot be written to; no file is replaced."""
-    if file.suffix != ".csv":
-        raise UserError("--output", file, "must end in .csv", "name it labels.csv, say")
-    if file.exists():
-        raise UserError("--output", file, "exists already", "name another file, or delete it")
-    if not file.parent.is_dir():
-        raise UserError("--output", file, "its folder does not exist", "make the folder first")
 
 
 def write_queue(asked: Asked, config: Config, file: Path) -> None:

@@ -4,11 +4,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cotrain_dist.errors import UserError
+
 FIRST_FACTOR = 1.6
 """Factor on the fraction after a first trial."""
 
 NEAR, FAR = 0.5, 4
 """Powers of it: the least and the largest step while all trials lie on one side."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is looked for, and the budget."""
+
+    target: float
+    """Accuracy on T, 0..1, mean of A and B."""
+    tolerance: float
+    """The search ends once a trial's mean is so near."""
+    num_draws: int
+    """Draws of the splits (and of first weights) per trial."""
+    max_trials: int
 
 
 @dataclass(frozen=True)
@@ -130,3 +145,15 @@ def fitted_accuracy(trials: Sequence[Trial], fraction: float) -> float:
     if spread > 0.0:
         slope = sum((x - center_x) * (y - center_y) for x, y in zip(xs, ys, strict=True)) / spread
     return 1.0 / (1.0 + math.exp(-(center_y + slope * (math.log(fraction) - center_x))))
+
+
+def check_goal(goal: Goal) -> None:
+    """Raise UserError for a goal that cannot be looked for."""
+    for name, value, is_right, rule in (
+        ("--target_accuracy", goal.target, 0.0 < goal.target < 1.0, "must lie between 0 and 1"),
+        ("--tolerance", goal.tolerance, 0.0 <= goal.tolerance < 1.0, "must be 0 or more, below 1"),
+        ("--draws", goal.num_draws, goal.num_draws >= 1, "must be at least 1"),
+        ("--max_trials", goal.max_trials, goal.max_trials >= 1, "must be at least 1"),
+    ):
+        if not is_right:
+            raise UserError(name, value, rule, "leave it out for the default")

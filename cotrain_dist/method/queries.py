@@ -11,17 +11,6 @@ from torch import Tensor
 
 from cotrain_dist.method.herding import squared_distances, squared_lengths
 
-NEEDS_PROBS = ("least_confidence", "margin", "entropy", "vote_entropy", "committee")
-"""Scores of probabilities alone."""
-
-STRATEGIES = (
-    *("herding", "herding_rounds", *NEEDS_PROBS),
-    *("density", "expected_gradient", "random"),
-)
-
-WITHOUT_MODELS = ("herding", "density", "random")
-"""Strategies that need no label: features, or nothing."""
-
 DECIMALS = 9
 """Scores are compared to so many digits: the last bits of a product depend on the processor."""
 

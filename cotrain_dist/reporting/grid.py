@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from cotrain_dist.printable import printable
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -43,4 +45,4 @@ class Grid:
 
 def _escape(cell: str) -> str:
     # Names of classes are cells, and a bar in one would shift the rest of its row.
-    return cell.replace("|", "\\|")
+    return printable(cell).replace("|", "\\|")

@@ -2,14 +2,16 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.segment import Segment
 from rich.text import Text
 
+from cotrain_dist.printable import printable
 from cotrain_dist.runtime.standstill import Progress
 
 logger = logging.getLogger(__name__)
@@ -18,9 +20,28 @@ WIDE = 1000
 """Columns where there is no terminal: rich would cut tables at 80 in a batch job's log."""
 
 
+class _SafeConsole(Console):
+    """Shows what is in files and names, and does nothing that they say."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich's, with the control characters of all texts as escapes."""
+        # Here and not where tables are made: none can be forgotten. Rich's own codes, of bars, are
+        # segments of another kind, and line ends stand alone.
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                text = "\n".join(map(printable, segment.text.split("\n")))
+                yield Segment(text, segment.style)
+
+
 def build_console() -> Console:
     """The terminal, or a file with whole lines."""
-    console = Console(highlight=False, soft_wrap=True)
+    # No markup and no emoji: paths and class names may hold square brackets and colons, which rich
+    # would take for tags and for pictures.
+    console = _SafeConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = WIDE
     return console
@@ -29,7 +50,7 @@ def build_console() -> Console:
 def warn_early(line: str) -> None:
     """One warning where there is no reporter yet: on one rank, whatever it shows later."""
     logger.warning(line)
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(line)}", file=sys.stderr, flush=True)
 
 
 class _ImagesPerSecond(TextColumn):
@@ -60,16 +81,14 @@ class Reporter:
         logger.info(line)
         if self._console is not None and shown:
             # Whole lines: a log file of a batch job is no 80-column terminal.
-            # No markup: paths and class names may hold square brackets, which rich would take for
-            # tags.
-            self._console.print(line, markup=False, soft_wrap=True)
+            self._console.print(printable(line), soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """One warning; on the console once, however many epochs repeat it."""
         logger.warning(line)
         if self._console is not None and line not in self._warned:
             self._warned.add(line)
-            self._console.print(f"warning: {line}", markup=False, soft_wrap=True)
+            self._console.print(f"warning: {printable(line)}", soft_wrap=True)
 
     def remember(self, line: str) -> None:
         """What every later bar shows behind it, such as the last accuracies."""
@@ -88,11 +107,11 @@ class Reporter:
             yield lambda num_done: self._progress.note(what)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             _ImagesPerSecond(),
             TimeRemainingColumn(),
-            TextColumn(self._last),
+            TextColumn(self._last, markup=False),
         )
         with Bars(*columns, console=self._console, transient=True) as bars:
             task = bars.add_task(what, total=num_images)

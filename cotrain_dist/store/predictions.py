@@ -11,7 +11,8 @@ from typing import Protocol, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cotrain_dist.errors import UserError
+from cotrain_dist.config.places import check_output_file
+from cotrain_dist.printable import printable, to_cell
 from cotrain_dist.types import Prediction
 
 COLUMNS = [field.name for field in fields(Prediction)]
@@ -41,7 +42,15 @@ class _TextWriter:
             if self._as_json:
                 self._file.write(json.dumps(asdict(prediction)) + "\n")
             else:
-                self._csv.writerow(asdict(prediction))
+                cells = {name: self._cell(value) for name, value in asdict(prediction).items()}
+                self._csv.writerow(cells)
+
+    def _cell(self, value: object) -> object:
+        # On a terminal it is for people, in a file or a pipe for programs: there every name must
+        # come back as it is.
+        if not isinstance(value, str):
+            return value
+        return to_cell(printable(value) if self._file.isatty() else value)
 
     def close(self) -> None:
         if self._file is not sys.stdout:
@@ -65,21 +74,14 @@ class _ParquetWriter:
         self._writer.close()
 
 
-def open_writer(path: Path | None) -> PredictionWriter:
-    """A writer by the ending of `path`; CSV to the console for None. Replaces no file."""
+def open_writer(path: Path | None, endings: Sequence[str]) -> PredictionWriter:
+    """A writer by the ending of `path`; CSV to the console for None. Replaces no file.
+
+    endings: `.parquet`, and those of text; anything else is refused.
+    """
     if path is None:
         return _TextWriter(sys.stdout, as_json=False)
-    if path.exists():
-        raise UserError("--output", path, "exists already", "name another file, or delete it")
-    check_folder(path)
+    check_output_file(path, endings, replaces=False)
     if path.suffix == ".parquet":
         return _ParquetWriter(path)
-    if path.suffix in {".csv", ".jsonl"}:
-        return _TextWriter(path.open("w", newline=""), as_json=path.suffix == ".jsonl")
-    raise UserError("--output", path, "has no known ending", "end it in .csv, .jsonl or .parquet")
-
-
-def check_folder(path: Path) -> None:
-    """Raise UserError where the folder that `path` is to lie in is missing."""
-    if not path.parent.is_dir():
-        raise UserError("--output", path, "its folder does not exist", "make the folder first")
+    return _TextWriter(path.open("w", newline="", encoding="utf-8"), path.suffix == ".jsonl")

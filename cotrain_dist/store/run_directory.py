@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from cotrain_dist.config.places import UNFINISHED, check_output_dir, is_unfinished
 from cotrain_dist.errors import PeerLostError, UserError
+from cotrain_dist.printable import printable
 from cotrain_dist.store import atomic
 from cotrain_dist.store.history import History
 from cotrain_dist.store.locks import can_lock, why_no_locks
@@ -248,11 +249,19 @@ class RunDirectory:
         folder = self.path / "logs"
         folder.mkdir(exist_ok=True)
         handler = _LogFile(folder / f"rank-{global_rank:03d}.log")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
         _stop_log()  # of an earlier training in this process
         package = logging.getLogger("cotrain_dist")
         package.addHandler(handler)
         package.setLevel(logging.INFO)
+
+
+class _OneLine(logging.Formatter):
+    """A line of the log is one line, and what people read it with does nothing that it says."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """As the base's; a traceback comes behind it, on lines of its own."""
+        return printable(super().formatMessage(record))
 
 
 class _LogFile(logging.FileHandler):

@@ -11,8 +11,8 @@ from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.sources import list_images
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, Listing
 from cotrain_dist.data.splits import draw_split_table, fractions_of
-from cotrain_dist.errors import UserError
 from cotrain_dist.method.calibration import (
+    Goal,
     Trial,
     bracket_of,
     fraction_beside,
@@ -27,23 +27,11 @@ from cotrain_dist.runtime.progress import build_console
 from cotrain_dist.store import atomic
 from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.store.run_directory import RunDirectory
+from cotrain_dist.study.checks import with_test
 from cotrain_dist.study.figures import draw_curve
-from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part, with_test
+from cotrain_dist.study.parts import check_images, on_lead, open_study, run_part
 from cotrain_dist.study.report import setting_of
 from cotrain_dist.study.settings import step_one_alone
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What is looked for, and the budget."""
-
-    target: float
-    """Accuracy on T, 0..1, mean of A and B."""
-    tolerance: float
-    """The search ends once a trial's mean is so near."""
-    num_draws: int
-    """Draws of the splits (and of first weights) per trial."""
-    max_trials: int
 
 
 @dataclass(frozen=True)
@@ -169,7 +157,7 @@ class _Search:
         if not quiet:
             console = build_console()
             console.print(trial_table(found, self._setting).to_rich())
-            console.print(describe(found), markup=False)
+            console.print(describe(found))
         return is_reached
 
     def _num_labeled(self, fraction: float) -> int:
@@ -239,15 +227,3 @@ def describe(found: Calibration) -> str:
 
 def _show(trial: Trial) -> str:
     return f"{trial.fraction:.4f} ({100 * trial.mean:.1f} %)"
-
-
-def check_goal(goal: Goal) -> None:
-    """Raise UserError for a goal that cannot be looked for."""
-    for name, value, is_right, rule in (
-        ("--target_accuracy", goal.target, 0.0 < goal.target < 1.0, "must lie between 0 and 1"),
-        ("--tolerance", goal.tolerance, 0.0 <= goal.tolerance < 1.0, "must be 0 or more, below 1"),
-        ("--draws", goal.num_draws, goal.num_draws >= 1, "must be at least 1"),
-        ("--max_trials", goal.max_trials, goal.max_trials >= 1, "must be at least 1"),
-    ):
-        if not is_right:
-            raise UserError(name, value, rule, "leave it out for the default")

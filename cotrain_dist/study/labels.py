@@ -26,7 +26,6 @@ from cotrain_dist.inference.choose import (
 from cotrain_dist.keys import keyed_generator
 from cotrain_dist.method.heads import Scaling
 from cotrain_dist.method.metrics import measure_accuracy
-from cotrain_dist.method.queries import STRATEGIES
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json
@@ -41,8 +40,6 @@ from cotrain_dist.types import ROLES, Role, TrainingSet
 
 AT_ONCE = ("random", "balanced", "herding", "density")
 """Chosen before there is a label; the others in rounds of one image per class."""
-
-NAMES = ("random", "balanced", *(name for name in STRATEGIES if name != "random"))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """`reproduce --labels_by`: what labels are worth when they are chosen, for any data and any arm."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +15,6 @@ from cotrain_dist.data.splits import (
     load_split_table,
     parse_split_table,
 )
-from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_bytes, together
@@ -25,9 +23,10 @@ from cotrain_dist.store import atomic
 from cotrain_dist.store.records import ROLE_NAMES
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.study.arms import CEILING, VOTE
+from cotrain_dist.study.checks import with_test
 from cotrain_dist.study.labels import label_curves, pool_of
 from cotrain_dist.study.labels_report import Curves, write_labels_report
-from cotrain_dist.study.parts import on_lead, open_study, with_test
+from cotrain_dist.study.parts import on_lead, open_study
 from cotrain_dist.study.reproduce import finished_outcomes, reproduce
 from cotrain_dist.study.settings import CHOSEN_SPLITS
 from cotrain_dist.training.context import Images, RunContext
@@ -80,7 +79,7 @@ def study_labels(base: Config, study: LabelStudy, rt: Runtime, *, quiet: bool = 
         console = build_console()
         for grid in grids:
             console.print(grid.to_rich())
-        console.print(f"report: {folder / 'report.md'}", markup=False)
+        console.print(f"report: {folder / 'report.md'}")
 
 
 def _curves_by_seed(base: Config, study: LabelStudy, rt: Runtime, *, quiet: bool) -> Curves:
@@ -166,31 +165,3 @@ def with_labels(table: SplitTable, chosen: Sequence[int]) -> SplitTable:
     ids = torch.tensor(chosen)
     splits[ids[0::2]], splits[ids[1::2]] = Split.L_A, Split.L_B
     return replace(table, splits=splits)
-
-
-def check_label_study(study: Mapping[str, Any], names: Sequence[str]) -> None:
-    """Raise UserError for options that do not go together. Keys: the options of the command."""
-    if not study["labels_by"] or not study["num_labels"]:
-        given = "--labels_by" if study["labels_by"] else "--num_labels"
-        missing = "--num_labels" if study["labels_by"] else "--labels_by"
-        raise UserError(given, "(alone)", f"needs {missing} as well", f"give {missing}")
-    for name in study["labels_by"]:
-        if name not in names:
-            raise UserError(
-                "--labels_by", name, "is no way to choose labels", f"choose from {', '.join(names)}"
-            )
-    if min(study["num_labels"]) < 1:
-        raise UserError("--num_labels", min(study["num_labels"]), "must be at least 1", "try 50")
-
-
-def check_starts(base: Config) -> None:
-    """Raise UserError where a model starts from random weights, on which heads learn nothing."""
-    for name in ROLE_NAMES:
-        model = resolve_role(base, name).model
-        if not model.pretrained and not model.init_from:
-            raise UserError(
-                f"model_{name}.pretrained",
-                "false",
-                "--labels_by fits last layers on a model's features, and random weights have none",
-                f"give --model_{name}.pretrained true or FOLDER, or model_{name}.init_from",
-            )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cotrain_dist.config import Config
-from cotrain_dist.config.data import DEFAULT_FRACTION
 from cotrain_dist.config.text import config_to_yaml, flatten, is_free_on_resume
 from cotrain_dist.data.sources.listing import Listing
 from cotrain_dist.data.splits import load_split_table
@@ -22,6 +21,7 @@ from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.store import atomic
 from cotrain_dist.store.locks import can_lock
 from cotrain_dist.store.run_directory import RunDirectory, make_output_dir
+from cotrain_dist.study.checks import check_settings, with_test
 from cotrain_dist.study.settings import DECIDED_BY_PART
 from cotrain_dist.training.train import train_on
 
@@ -112,36 +112,6 @@ def _is_study(folder: Path) -> bool:
     names = {entry.name for entry in folder.iterdir()}
     # The lock alone is a study that another task is just making.
     return not names or bool(names & {SETTINGS_FILE, f"{SETTINGS_FILE}.lock"})
-
-
-def with_test(base: Config) -> Config:
-    """The settings with a T drawn also where images without labels would leave it out.
-
-    Raises UserError where there is to be none: a study measures on T.
-    """
-    if base.data.test_fraction is None:
-        base = replace(base, data=replace(base.data, test_fraction=DEFAULT_FRACTION))
-    if base.data.test_fraction == 0 and not (base.data.test or base.data.test_per_class):
-        raise UserError("data.test_fraction", 0, "a study measures on T", "give it 0.2, say")
-    return base
-
-
-def check_settings(base: Config) -> None:
-    """Raise UserError for settings that a study cannot keep its promises with."""
-    for key, value, wanted, why in (
-        ("cotrain.optimizer", base.cotrain.optimizer, "fresh", "arms start from saved models"),
-        ("tracking", base.tracking, "none", "a study has tables and figures of its own"),
-        ("data.splits_from", base.data.splits_from, None, "each seed draws its own splits"),
-        ("data.extra_labels", base.data.extra_labels, None, "put its rows into data.table"),
-    ):
-        if value != wanted:
-            way_out = f"give {wanted or 'null'}"
-            raise UserError(key, value, f"does not go with a study: {why}", way_out)
-    for section, phase in (("pretrain", base.pretrain), ("cotrain", base.cotrain)):
-        if phase.num_epochs == 0:
-            raise UserError(
-                f"{section}.num_epochs", 0, "a study needs both steps", "give it 1 or more"
-            )
 
 
 def run_part(config: Config, rt: Runtime, *, quiet: bool) -> None:

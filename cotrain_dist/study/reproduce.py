@@ -22,6 +22,7 @@ from cotrain_dist.runtime.progress import build_console
 from cotrain_dist.store import atomic
 from cotrain_dist.store.run_directory import RunDirectory, splits_file
 from cotrain_dist.study.arms import BY_NAME, START, Arm, in_order, names_by_folder
+from cotrain_dist.study.checks import with_test
 from cotrain_dist.study.parts import (
     check_images,
     claim,
@@ -30,7 +31,6 @@ from cotrain_dist.study.parts import (
     run_part,
     sources_of,
     study_format,
-    with_test,
 )
 from cotrain_dist.study.report import write_report
 from cotrain_dist.study.results import Outcome, outcome_of
@@ -98,7 +98,7 @@ def report_on(base: Config, *, quiet: bool = False) -> None:
         console = build_console()
         for grid in grids:
             console.print(grid.to_rich())
-        console.print(f"report: {folder / 'report.md'}", markup=False)
+        console.print(f"report: {folder / 'report.md'}")
 
 
 def _first_start(folder: Path) -> Path:

@@ -352,8 +352,8 @@ def test_nothing_but_broken_files(
     ("images", "output", "message"),
     [
         (["{pictures}"], "there.csv", "--output: {tmp}/there.csv: exists already; name another"),
-        (["{pictures}"], "out.txt", "--output: {tmp}/out.txt: has no known ending; end it in .csv"),
-        (["{pictures}"], "out", "--output: {tmp}/out: has no known ending"),
+        (["{pictures}"], "out.txt", "--output: {tmp}/out.txt: must end in .csv or .jsonl or"),
+        (["{pictures}"], "out", "--output: {tmp}/out: must end in .csv"),
         (["{pictures}"], "absent/out.csv", "--output: {tmp}/absent/out.csv: "),
         (["{pictures}"], "absent/out.parquet", "--output: {tmp}/absent/out.parquet: "),
         (["{tmp}/nope*.png"], "out.csv", "IMAGES: {tmp}/nope*.png: matches no image"),

@@ -7,7 +7,7 @@ import pytest
 from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.method.queries import STRATEGIES
+from cotrain_dist.method.strategies import STRATEGIES
 
 
 def run_queue(arguments: list[str]) -> int:

@@ -271,6 +271,8 @@ COMMAND_LINE_MISTAKES = [
     (["--seed", "null"], "seed: null: must be a whole number"),
     (["--seed", "9" * 5000], "seed: 999"),
     (["--seed="], "seed: (empty): must be a whole number"),
+    (["--seed", "9" * 17], "seed: 99999999999999999: is too large a number; give one up to 9007"),
+    (["--data.root", "a\0"], "data.root: a\\x00: holds a NUL or bytes that are no UTF-8; give"),
     (
         ["--output_dir", "null"],
         "output_dir: null: must be text; leave it out for the default, runs",

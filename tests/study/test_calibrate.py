@@ -13,9 +13,9 @@ from cotrain_dist.config import Config
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.calibration import Trial
+from cotrain_dist.method.calibration import Goal, Trial
 from cotrain_dist.method.splits import Split
-from cotrain_dist.study.calibrate import Calibration, Goal, _Search, describe
+from cotrain_dist.study.calibrate import Calibration, _Search, describe
 
 
 def _calibrate(config: Config, goal: Goal) -> bool:

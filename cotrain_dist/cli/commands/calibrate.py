@@ -6,6 +6,8 @@ from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import EXIT_FAILED
+from cotrain_dist.method.calibration import Goal, check_goal
+from cotrain_dist.study.checks import check_settings, with_test
 
 USAGE = "calibrate [--target_accuracy 0.5] [--config FILE] ..."
 PROG = "cotrain-dist calibrate"
@@ -27,18 +29,17 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--draws", type=int, default=2, help="draws per trial (default 2)")
     parser.add_argument("--max_trials", type=int, default=8, help="fractions tried (default 8)")
     own, settings = parser.parse_with_settings(arguments)
+    goal = Goal(own.target_accuracy, own.tolerance, own.draws, own.max_trials)
+    check_goal(goal)
     config = parse_config(settings, PROG)
+    check_settings(with_test(config))
     check_early(config)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
     from cotrain_dist.runtime.stop import end_on_signal
-    from cotrain_dist.study.calibrate import Goal, calibrate, check_goal
-    from cotrain_dist.study.parts import check_settings
+    from cotrain_dist.study.calibrate import calibrate
     from cotrain_dist.training.setup import start_world
 
-    goal = Goal(own.target_accuracy, own.tolerance, own.draws, own.max_trials)
-    check_goal(goal)
-    check_settings(config)
     end_on_signal()
     with start_world(config) as rt:
         is_reached = calibrate(config, goal, rt)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
+from cotrain_dist.printable import printable
 from cotrain_dist.version import __version__
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "datasets", "safetensors", "pyarrow")
@@ -53,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
         },
     }
     for name, value in lines.items():
-        print(f"{name}: {value}")
+        print(printable(f"{name}: {value}"))
     return 0
 
 

@@ -1,10 +1,12 @@
 """`cotrain-dist evaluate RUN`: figures of A, B and both together on labeled images."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.of_run import config_of_run
+from cotrain_dist.config.places import check_output_early, check_output_file
 from cotrain_dist.errors import UserError
 
 USAGE = "evaluate RUN [--on T|V|U|FOLDER] [--output FILE.json]"
@@ -24,6 +26,8 @@ def run(arguments: Sequence[str]) -> int:
             "--most_confused", own.most_confused, "must not be negative", "0 shows no pairs"
         )
     config = config_of_run(own.run, settings, PROG)
+    # Before the passes, whose figures would otherwise be lost.
+    check_output_early(own.output, (".json",), replaces=True)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
@@ -44,14 +48,11 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.runtime.collectives import together
     from cotrain_dist.store.atomic import write_json
-    from cotrain_dist.store.predictions import check_folder
 
-    if own.output:
-        # Before the passes, whose figures would otherwise be lost.
-        check_folder(own.output)
-        if own.output.suffix != ".json":
-            raise UserError("--output", own.output, "must end in .json", "name it figures.json")
     with start_runtime(config) as rt:
+        if own.output:
+            check = partial(check_output_file, own.output, (".json",), replaces=True)
+            together(lambda: check() if rt.is_lead else None, rt.control)
         ctx, table = together(lambda: open_run(config, rt), rt.control)
         names = table.class_names
         classifiers = together(lambda: load_classifiers(names, ctx), rt.control)

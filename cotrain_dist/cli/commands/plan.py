@@ -43,5 +43,5 @@ def run(arguments: Sequence[str]) -> int:
     plan = plan_world(config, own.num_ranks, own.num_nodes, device, measure=own.measure)
     console = build_console()
     for part in plan_tables(plan):
-        console.print(part, markup=False)
+        console.print(part)
     return 0

@@ -7,9 +7,12 @@ from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.of_run import config_of_run
+from cotrain_dist.config.places import check_output_early
+from cotrain_dist.printable import printable
 
 USAGE = "predict RUN IMAGES... [--output FILE.csv|.jsonl|.parquet]"
 PROG = "cotrain-dist predict"
+ENDINGS = (".csv", ".jsonl", ".parquet")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -24,6 +27,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     own, settings = parser.parse_with_settings(arguments)
     config = config_of_run(own.run, settings, PROG)
+    check_output_early(own.output, ENDINGS, replaces=False)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
@@ -38,7 +42,9 @@ def run(arguments: Sequence[str]) -> int:
         ctx, table = together(lambda: open_run(config, rt), rt.control)
         classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
         files = agree_on_images(own.images, rt)
-        writer = together(lambda: open_writer(own.output) if rt.is_lead else None, rt.control)
+        writer = together(
+            lambda: open_writer(own.output, ENDINGS) if rt.is_lead else None, rt.control
+        )
         if writer is not None:
             # After an error too: Parquet without its footer is unreadable, blocks that are whole
             # are not.
@@ -50,7 +56,8 @@ def run(arguments: Sequence[str]) -> int:
                 writer.write(predictions)
                 for path in broken:
                     # On stderr, since stdout may be the CSV.
-                    print(f"skipped: {path} cannot be read as an image", file=sys.stderr)
+                    line = f"skipped: {path} cannot be read as an image"
+                    print(printable(line), file=sys.stderr)
         if rt.is_lead:
             print(f"labeled {num_labeled} images, skipped {num_broken}", file=sys.stderr)
     return 0 if num_labeled else 1

@@ -1,13 +1,15 @@
 """`cotrain-dist queue`: which images to label, before any training or for a run."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.parsing import parse_config
-from cotrain_dist.config.places import check_early
+from cotrain_dist.config.places import check_early, check_output_early, check_output_file
 from cotrain_dist.errors import UserError
+from cotrain_dist.method.strategies import STRATEGIES, WITHOUT_MODELS
 
 USAGE = "queue [RUN] --size N --output FILE.csv [--strategy NAME] ..."
 PROG = "cotrain-dist queue"
@@ -27,32 +29,29 @@ def run(arguments: Sequence[str]) -> int:
         check_early(config)
     else:
         config = config_of_run(own.run, settings, PROG)
+    strategy = own.strategy or ("herding" if own.run is None else "herding_rounds")
+    _check_strategy(strategy, own.run)
+    check_output_early(own.output, (".csv",), replaces=False)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
     from cotrain_dist.inference.choose import Query
-    from cotrain_dist.inference.queue import (
-        check_output,
-        queue_of_folder,
-        queue_of_run,
-        write_queue,
-    )
+    from cotrain_dist.inference.queue import queue_of_folder, queue_of_run, write_queue
+    from cotrain_dist.runtime.collectives import together
     from cotrain_dist.runtime.progress import build_console
     from cotrain_dist.training.setup import start_world
 
-    strategy = own.strategy or ("herding" if own.run is None else "herding_rounds")
-    _check_strategy(strategy, own.run)
-    check_output(own.output)
     query = Query(strategy, own.size, config.seed, own.near)
     with start_world(config) as rt:
+        check = partial(check_output_file, own.output, (".csv",), replaces=False)
+        together(lambda: check() if rt.is_lead else None, rt.control)
         work = queue_of_folder if own.run is None else queue_of_run
         asked = work(config, query, rt)
         if rt.is_lead:
             write_queue(asked, config, own.output)
             build_console().print(
                 f"{len(asked.paths)} of {asked.num_candidates} images to label, most worth first: "
-                f"{own.output}",
-                markup=False,
+                f"{own.output}"
             )
     return 0
 
@@ -79,8 +78,6 @@ def _parser() -> Arguments:
 
 
 def _check_strategy(strategy: str, run: Path | None) -> None:
-    from cotrain_dist.method.queries import STRATEGIES, WITHOUT_MODELS
-
     if strategy not in STRATEGIES:
         names = ", ".join(STRATEGIES)
         raise UserError("--strategy", strategy, "is no strategy", f"choose from {names}")

@@ -14,8 +14,10 @@ from pathlib import Path
 from cotrain_dist.cli.arguments import Arguments
 from cotrain_dist.config import Config
 from cotrain_dist.config.parsing import parse_config
+from cotrain_dist.config.places import check_early
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import UserError
+from cotrain_dist.printable import printable
 
 USAGE = "submit [--nodes N] [--gpus-per-node N] [--time T] [--dry-run] ..."
 PROG = "cotrain-dist submit"
@@ -37,6 +39,14 @@ def run(arguments: Sequence[str]) -> int:
         if number < least:
             raise UserError(option, number, f"must be at least {least}", "see --help")
     config = parse_config(settings, PROG)
+    if Path(config.output_dir).exists():
+        raise UserError(
+            "output_dir",
+            config.output_dir,
+            "exists already and is never written over",
+            "name another directory, or delete it",
+        )
+    check_early(config)
     _check(config, own, num_ranks_per_node)
     command = _command(config, own)
     # A batch shell may find another Python than the one that has checked the settings.
@@ -45,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         # accelerate launch always names a precision, and one that is not the setting is refused.
         environ["COTRAIN_MIXED_PRECISION"] = config.precision
     shown = " ".join([*(f"{key}={value}" for key, value in environ.items()), shlex.join(command)])
-    print(f"settings: {_settings_file(config)}\n{shown}")
+    print(printable(f"settings: {_settings_file(config)}"), printable(shown), sep="\n")
     if own.dry_run:
         return 0
     if shutil.which("sbatch") is None:
@@ -83,18 +93,11 @@ def _check(config: Config, own: Namespace, num_ranks_per_node: int) -> None:
     from cotrain_dist.planning.tables import plan_tables
     from cotrain_dist.runtime.progress import build_console
 
-    if Path(config.output_dir).exists():
-        raise UserError(
-            "output_dir",
-            config.output_dir,
-            "exists already and is never written over",
-            "name another directory, or delete it",
-        )
     device = "gpu" if own.gpus_per_node else "cpu"
     plan = plan_world(config, own.nodes * num_ranks_per_node, own.nodes, device)
     console = build_console()
     for part in plan_tables(plan):
-        console.print(part, markup=False)
+        console.print(part)
 
 
 def _settings_file(config: Config) -> Path:
