@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     )
 
 
+def is_utf8(text: str) -> bool:
+    """Whether it can be written down: names of files may hold any bytes."""
+    return text.isascii() or text.encode("utf-8", "replace").decode() == text
+
+
 def to_cell(text: str) -> str:
     """The text as a cell of a CSV file: behind an apostrophe where it would be a formula.
 

@@ -23,6 +23,7 @@ from cotrain_dist.config.schema import OPTIONS, RENAMED, REPLACED, all_keys, sec
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.config.tree import Config
 from cotrain_dist.errors import UserError
+from cotrain_dist.printable import is_utf8
 
 _T = TypeVar("_T")
 LARGEST_WHOLE = 2**53
@@ -264,7 +265,7 @@ def _convert(name: str, given: Given) -> object:
 
 def check_text(name: str, text: str, where: str = "") -> None:
     """Raise UserError for what can be no path, and could not be written down as UTF-8."""
-    if "\0" in text or (not text.isascii() and text.encode("utf-8", "replace").decode() != text):
+    if "\0" in text or not is_utf8(text):
         rule = f"holds a NUL or bytes that are no UTF-8{where}"
         raise UserError(name, _show(text), rule, "give text without them; rename the file")
 

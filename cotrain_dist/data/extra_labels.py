@@ -2,6 +2,7 @@
 
 import difflib
 from collections import defaultdict
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from cotrain_dist.data.sources.listing import TEST, UNKNOWN
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
+from cotrain_dist.printable import from_cell
 
 KEY = "data.extra_labels"
 
@@ -23,10 +25,10 @@ def add_labels(table: SplitTable, config: DataConfig) -> SplitTable:
     UserError for a label that is no class, a path that is no image of U, and for two labels of one
     image.
     """
-    given = _read_labels(config)
+    places = _places(table)
+    given = _read_labels(config, places, table.class_names)
     class_ids, splits = table.class_ids.clone(), table.splits.clone()
     sizes = {split: len(table.sample_ids(split)) for split in (Split.L_A, Split.L_B)}
-    places = _places(table)
     for path, label in given.items():
         class_id = _class_of(path, label, table, config)
         sample_id = _sample_of(path, places, table, config)
@@ -46,12 +48,17 @@ def add_labels(table: SplitTable, config: DataConfig) -> SplitTable:
     return SplitTable(replace(table.listing, class_ids=class_ids), splits)
 
 
-def _read_labels(config: DataConfig) -> dict[str, str]:
+def _read_labels(
+    config: DataConfig, places: Container[str], class_names: Sequence[str]
+) -> dict[str, str]:
     """Labels by path, in the order of the file; rows without a label are left out."""
     file = Path(config.extra_labels or "")
     labels: dict[str, str] = {}
     for row in read_rows(file, config, KEY):
         path, label = row[config.path_column], row[config.label_column].strip()
+        # As `queue` writes what would be a formula, unless a name begins so itself.
+        path = path if path in places else from_cell(path)
+        label = label if label in class_names else from_cell(label)
         if label and labels.setdefault(path, label) != label:
             raise UserError(
                 KEY,

@@ -218,6 +218,7 @@ def parse_split_table(content: bytes) -> SplitTable:
         file.metadata.num_rows,
         lambda: file.iter_batches(BATCH_ROWS, columns=of_listing),
     )
+    _check_paths(rows)
     listing = Listing(
         sources=Column(rows["source"]),
         paths=Column(rows["path"]),
@@ -233,6 +234,16 @@ def parse_split_table(content: bytes) -> SplitTable:
 
 def _bad_images_in(metadata: Mapping[bytes, bytes]) -> tuple[BadImage, ...]:
     return tuple(map(BadImage.from_json, json.loads(metadata.get(BAD_IMAGES, b"[]"))))
+
+
+def _check_paths(rows: pa.Table) -> None:
+    """Raise ValueError where a path leads out of the folder that its source is listed from.
+
+    A table of the user's own (`csv`) may name files anywhere.
+    """
+    leads_out = pc.match_substring_regex(rows["path"], r"^/|(^|/)\.\.(/|$)|\x00")
+    if pc.any(pc.and_(leads_out, pc.not_equal(rows["source"], "csv"))).as_py():
+        raise ValueError("a path leads out of the folder of its images")
 
 
 def _column(file: pq.ParquetFile, name: str) -> pa.ChunkedArray:

@@ -27,6 +27,7 @@ from cotrain_dist.inference.evaluate import load_classifiers, open_run
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.strategies import WITHOUT_MODELS
 from cotrain_dist.models import head_of
+from cotrain_dist.printable import to_cell
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
 from cotrain_dist.runtime.progress import Reporter
@@ -160,7 +161,10 @@ def _without_equal_files(candidates: Tensor, labeled: Tensor, table: SplitTable)
 def write_queue(asked: Asked, config: Config, file: Path) -> None:
     """A table of paths with empty labels, as `data.table` reads it."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Quoted cells: a carriage return in a name would else end its row.
+    has_return = any("\r" in path for path in asked.paths)
+    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
+    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
     writer.writerow([config.data.path_column, config.data.label_column])
-    writer.writerows([path, ""] for path in asked.paths)
+    writer.writerows([to_cell(path), ""] for path in asked.paths)
     atomic.write_text(file, text.getvalue())

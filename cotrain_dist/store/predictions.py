@@ -34,6 +34,7 @@ class _TextWriter:
     def __init__(self, file: TextIO, as_json: bool) -> None:
         self._file, self._as_json = file, as_json
         self._csv = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        self._quoted = csv.DictWriter(file, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if not as_json:
             self._csv.writeheader()
 
@@ -43,7 +44,9 @@ class _TextWriter:
                 self._file.write(json.dumps(asdict(prediction)) + "\n")
             else:
                 cells = {name: self._cell(value) for name, value in asdict(prediction).items()}
-                self._csv.writerow(cells)
+                # Else a carriage return in a name would end its row.
+                has_return = any("\r" in cell for cell in cells.values() if isinstance(cell, str))
+                (self._quoted if has_return else self._csv).writerow(cells)
 
     def _cell(self, value: object) -> object:
         # On a terminal it is for people, in a file or a pipe for programs: there every name must

@@ -16,7 +16,6 @@ from cotrain_dist.data.sources.folders import (
     NOT_UTF8,
     Found,
     is_seen,
-    is_utf8,
     leaves,
     read_regular,
     walk,
@@ -32,6 +31,7 @@ from cotrain_dist.data.sources.listing import (
     listing_of,
 )
 from cotrain_dist.errors import UserError
+from cotrain_dist.printable import from_cell, is_utf8
 
 
 def folders_of(config: DataConfig) -> dict[str, Path]:
@@ -107,7 +107,8 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
     """
     table, folder = Path(config.table or ""), folders_of(config)["csv"]
     rows = read_rows(table, config, "data.table")
-    files = [folder / row[config.path_column] for row in rows]
+    paths = [_path_in(folder, row[config.path_column]) for row in rows]
+    files = [folder / path for path in paths]
     # All of them are counted: a wrong root lacks every file, a wrong line only one.
     missing = [str(file) for file in files if not file.is_file()]
     if len(missing) == len(files) or (missing and config.on_bad_image == "error"):
@@ -117,7 +118,7 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
             f"{len(missing)} of {len(files)} files are missing, the first is {missing[0]}",
             "give data.root, the folder that the paths start from, or fix the table",
         )
-    labels = [row[config.label_column].strip() or None for row in rows]
+    labels = [from_cell(row[config.label_column].strip()) or None for row in rows]
     if needs_classes and len(set(labels) - {None}) < 2:
         raise UserError(
             "data.table",
@@ -125,9 +126,14 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
             f"labels {len(set(labels) - {None})} class(es)",
             "label images of at least two classes",
         )
-    paths = [row[config.path_column] for row in rows]
     contents = [_content_of(file, "csv", path) for file, path in zip(files, paths, strict=True)]
     return listing_of("csv", paths, labels, contents)
+
+
+def _path_in(folder: Path, cell: str) -> str:
+    """The path that a cell names; `queue` puts an apostrophe before what would be a formula."""
+    is_quoted = from_cell(cell) != cell and not (folder / cell).is_file()
+    return from_cell(cell) if is_quoted else cell
 
 
 def read_rows(table: Path, config: DataConfig, key: str) -> list[dict[str, str]]:

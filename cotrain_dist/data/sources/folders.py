@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cotrain_dist.data.sources.decode import EXTENSIONS
+from cotrain_dist.printable import is_utf8
 
 MOST_BYTES = 1 << 30
 """Of a file that is read: more than the largest image that Pillow decodes has."""
@@ -95,12 +96,3 @@ def is_seen(name: str) -> bool:
 def is_image(name: str) -> bool:
     """Whether a name has the ending of an image."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def is_utf8(name: str) -> bool:
-    """Whether tables can hold a name."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
