@@ -3,8 +3,9 @@
 import copy
 import difflib
 import errno
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from cotrain_dist.data.views import View
 from cotrain_dist.errors import UserError
 from cotrain_dist.keys import seeded
 from cotrain_dist.store.atomic import replaced_folder
+from cotrain_dist.store.checkpoint import file_digest
 from cotrain_dist.types import Role
 
 WARMUP_START_RATE = 1e-6
@@ -198,8 +200,15 @@ def _load_weights(
     key = f"model_{role.value}.init_from"
     try:
         saved = json.loads((folder / CONFIG).read_text())
+        # Where it was saved by this package, and not by an earlier version of it.
+        digests = saved.get("cotrain_dist", {}).get("sha256")
+        if digests is not None and digests != _digests(folder, saved):
+            raise ValueError("its SHA-256 is not the one that it was saved with")
         weights = safetensors.torch.load_file(folder / WEIGHTS)
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (
+        *(OSError, ValueError, AttributeError, RecursionError),
+        safetensors.SafetensorError,
+    ) as error:
         raise UserError(
             key,
             folder,
@@ -367,6 +376,17 @@ def save_model(
             timm.models.save_for_hf(plain, beside, model_config=settings, safe_serialization=True)
         except safetensors.SafetensorError as error:  # how it tells of a full disk
             raise OSError(errno.EIO, f"cannot be written ({error})", str(folder)) from error
+        saved = json.loads((beside / CONFIG).read_text())
+        saved["cotrain_dist"]["sha256"] = _digests(beside, saved)
+        (beside / CONFIG).write_text(json.dumps(saved, indent=2))
+
+
+def _digests(folder: Path, saved: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the weights of a saved model, and of what its config.json says but for notes."""
+    said = {key: value for key, value in saved.items() if key != "cotrain_dist"}
+    text = json.dumps(said, sort_keys=True).encode()
+    weights = file_digest(folder / WEIGHTS)
+    return {"weights": weights, "settings": hashlib.sha256(text).hexdigest()}
 
 
 def load_saved(folder: Path) -> nn.Module:

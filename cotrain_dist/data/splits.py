@@ -218,6 +218,7 @@ def parse_split_table(content: bytes) -> SplitTable:
         file.metadata.num_rows,
         lambda: file.iter_batches(BATCH_ROWS, columns=of_listing),
     )
+    rows.validate(full=True)  # text that is no UTF-8 would show where it is first used
     _check_paths(rows)
     listing = Listing(
         sources=Column(rows["source"]),

@@ -162,9 +162,9 @@ def write_queue(asked: Asked, config: Config, file: Path) -> None:
     """A table of paths with empty labels, as `data.table` reads it."""
     text = io.StringIO()
     # Quoted cells: a carriage return in a name would else end its row.
-    has_return = any("\r" in path for path in asked.paths)
-    quoting = csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL
-    writer = csv.writer(text, lineterminator="\n", quoting=quoting)
+    plain = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer = quoted if any("\r" in path for path in asked.paths) else plain
     writer.writerow([config.data.path_column, config.data.label_column])
     writer.writerows([to_cell(path), ""] for path in asked.paths)
     atomic.write_text(file, text.getvalue())

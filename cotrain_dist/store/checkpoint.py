@@ -30,6 +30,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
+DAMAGED = "checkpoint"
+"""Key of the errors that tell of a commit that is not whole."""
+
 
 def commit(
     target: Path,
@@ -104,20 +107,31 @@ def read_state(folder: Path) -> dict[str, Any]:
     manifest = _read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise UserError(
-            "checkpoint",
+            DAMAGED,
             folder / MANIFEST,
             f"has format {manifest.get('format')}, this version reads {FORMAT}",
             "resume with the version that wrote it (environment.json names it)",
         )
-    for name, digest in manifest["files"].items():
+    files = manifest.get("files")
+    # A name that leads out of the folder is none that this package has written.
+    if not isinstance(files, dict) or STATE not in files or not all(map(is_file_name, files)):
+        raise _damaged(folder, MANIFEST, "is damaged: it does not name the files of a commit")
+    for name, digest in files.items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
-            raise UserError(
-                "checkpoint",
-                folder / name,
-                "is missing or damaged: its SHA-256 is not the manifest's",
-                f"delete {folder} to go on from the commit before it",
-            )
+            why = "is missing or damaged: its SHA-256 is not the manifest's"
+            raise _damaged(folder, name, why)
     return _read_json(folder / STATE)
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a name that stands in a file is one of a file beside it, and of none elsewhere."""
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _damaged(folder: Path, name: str, why: str) -> UserError:
+    return UserError(
+        DAMAGED, folder / name, why, f"restore {folder} from a copy, or start a new run"
+    )
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -177,12 +191,10 @@ def unpack_optimizer(
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            "checkpoint",
-            path,
-            f"cannot be read ({error})",
-            f"delete {path.parent} to go on from the commit before it",
-        ) from error
+        value = json.loads(path.read_text())
+    # Of UTF-8 as well, and of thousands of open brackets.
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path.parent, path.name, f"cannot be read ({error})") from error
+    if not isinstance(value, dict):
+        raise _damaged(path.parent, path.name, "is damaged: it holds no mapping")
     return value

@@ -1,5 +1,6 @@
 """history.jsonl: one JSON object per line, appended after every measured epoch."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -59,7 +60,27 @@ class History:
 
         Raises UserError where there are fewer: a shortened file would choose the best model wrong.
         """
+        self.check(num_lines, None)
+        if self._path.exists():
+            kept = self._whole_lines()[:num_lines]
+            atomic.write_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def digest(self, num_lines: int) -> str:
+        """SHA-256 of the first lines."""
+        text = "".join(f"{line}\n" for line in self._whole_lines()[:num_lines])
+        return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+
+    def check(self, num_lines: int, digest: str | None) -> None:
+        """Raise UserError where the first lines are not all there, or not those of a digest."""
         lines = self._whole_lines()
+        if digest is not None and len(lines) >= num_lines and self.digest(num_lines) != digest:
+            self.read()  # names the line, where it can be told
+            raise UserError(
+                "history",
+                self._path,
+                f"is damaged: the SHA-256 of its first {num_lines} line(s) is not the commit's",
+                "restore the file from a copy, or start a new run",
+            )
         if len(lines) < num_lines:
             raise UserError(
                 "history",
@@ -67,8 +88,6 @@ class History:
                 f"has {len(lines)} whole line(s), the last commit was made after {num_lines}",
                 "restore the file from a copy, or start a new run",
             )
-        if self._path.exists():
-            atomic.write_text(self._path, "".join(f"{line}\n" for line in lines[:num_lines]))
 
     def _whole_lines(self) -> list[str]:
         if not self._path.exists():

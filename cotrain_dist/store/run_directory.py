@@ -67,17 +67,25 @@ class RunDirectory:
     @property
     def run_id(self) -> str:
         """Name that the run was given when it was made; checkpoints carry it."""
-        return str(self.read_json("run.json")["run_id"])
+        return str(self._identity()["run_id"])
 
     @property
     def attempt(self) -> int:
         """1 for the first start, one more with every resume."""
-        return int(self.read_json("run.json")["attempt"])
+        return int(self._identity()["attempt"])
+
+    def _identity(self) -> dict[str, Any]:
+        """run.json; raises UserError where it does not say which run this is."""
+        values = self.read_json("run.json")
+        said = values if isinstance(values, dict) else {}
+        if not isinstance(said.get("run_id"), str) or type(said.get("attempt")) is not int:
+            raise self._damaged("run.json", "it has no run_id or no attempt")
+        return said
 
     @property
     def settings(self) -> list[str]:
         """Digests of the settings that it was trained with, oldest first; empty where not noted."""
-        return [str(digest) for digest in self.read_json("run.json").get("settings", [])]
+        return [str(digest) for digest in self._identity().get("settings", [])]
 
     def create(self, config_yaml: str, splits: bytes, settings: str = "") -> None:
         """Make the directory with its settings, of a digest, and splits.parquet.
@@ -126,14 +134,17 @@ class RunDirectory:
         commits = [path for path in self.checkpoints.glob("*/*") if path.suffix != ".tmp"]
         return bool(commits) or self.history.num_lines() > 0
 
-    def open_again(self, changed: tuple[str, str] | None = None) -> None:
-        """Take the directory for a resume.
+    def open_again(self) -> None:
+        """Take the directory for a resume."""
+        self.check_is_run()
+        self._lock_it()
+
+    def count_attempt(self, changed: tuple[str, str] | None = None) -> None:
+        """One more start, from now on.
 
         changed: other settings than before as YAML, and their digest; those before stay as
         config-ATTEMPT.yaml.
         """
-        self.check_is_run()
-        self._lock_it()
         about = self.read_json("run.json") | {"attempt": self.attempt + 1}
         if changed is not None:
             text, digest = changed
@@ -229,13 +240,12 @@ class RunDirectory:
         """Read a small file. Raises UserError where it is damaged."""
         try:
             return json.loads((self.path / name).read_text())
-        except ValueError as error:
-            raise UserError(
-                "run",
-                self.path / name,
-                f"is damaged ({' '.join(str(error).split())})",
-                "restore the file from a copy, or start a new run",
-            ) from error
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(name, " ".join(str(error).split())) from error
+
+    def _damaged(self, name: str, why: str) -> UserError:
+        way_out = "restore the file from a copy, or start a new run"
+        return UserError("run", self.path / name, f"is damaged ({why})", way_out)
 
     def write_bad_images(self, lines: str) -> None:
         """Write bad_images.jsonl, unless it is there or there is none to list."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +12,23 @@ from cotrain_dist.config import CotrainConfig
 from cotrain_dist.config.text import config_digest
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
-from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
+from cotrain_dist.runtime.collectives import all_gather_json
 from cotrain_dist.store.checkpoint import (
     MANIFEST,
     commit,
-    commits_in,
     file_digest,
     keep_last,
-    manifest_digest,
     read_state,
     read_tensors,
 )
 from cotrain_dist.store.records import PretrainRecord
-from cotrain_dist.store.shared import wait_until_seen
 from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.found import check_origin
 from cotrain_dist.training.packing import exchange_from_tensors, exchange_to_tensors
 from cotrain_dist.training.snapshot import load_snapshot, snapshot_of
 from cotrain_dist.training.student import Student
 from cotrain_dist.training.within import forget_steps
-from cotrain_dist.types import ROLES, Exchange, Position
+from cotrain_dist.types import Exchange, Position
 
 RIGHT_BEFORE = "right_before"
 """A file of a world commit."""
@@ -119,6 +116,7 @@ def commit_cotrain(
         world = header | {
             "manifests": merged,
             "num_history_lines": state.num_history_lines,
+            "history_sha256": ctx.store.history.digest(state.num_history_lines),
             "best": None if state.best is None else asdict(state.best),
         }
         commit(checkpoints / "world" / name, tensors, world, rt.control, ctx.store.require_owner)
@@ -180,47 +178,6 @@ def _features_of(student: Student) -> str | None:
     return None if student.frozen is None else student.frozen.features.path.name
 
 
-def agree_on_commits(ctx: RunContext) -> dict[str, Path]:
-    """Collective over all ranks: the commits that all go on from, by `world`, `a` and `b`.
-
-    As the lead rank sees them: ranks that each looked for themselves could take different ones,
-    where a node's view of the directory is old. Raises UserError where a rank does not see the
-    same. Without `world` Step 2 has not begun; without a role it has nothing yet.
-    """
-    rt, checkpoints = ctx.runtime, ctx.store.checkpoints
-    own = together(lambda: _newest_commits(checkpoints) if rt.is_lead else {}, rt.control)
-    chosen: dict[str, list[str]] = broadcast_json(own, rt.control)
-    together(lambda: _wait_for_commits(checkpoints, chosen), rt.control)
-    return {part: checkpoints / part / name for part, (name, _) in chosen.items()}
-
-
-def _newest_commits(checkpoints: Path) -> dict[str, list[str]]:
-    """Name and digest of the newest commits; those of the roles that go with that of the world."""
-    names = {}
-    if world := commits_in(checkpoints / "world"):
-        names = dict.fromkeys(("world", *(role.value for role in ROLES)), world[-1].name)
-    else:
-        # A commit of Step 2 without one of the world counts for nothing: Step 1 is where the role
-        # stands.
-        for role in ROLES:
-            found = [path.name for path in commits_in(checkpoints / role.value)]
-            if of_step_one := [name for name in found if name.startswith("pretrain")]:
-                names[role.value] = of_step_one[-1]
-    return {
-        part: [name, manifest_digest(checkpoints / part / name)] for part, name in names.items()
-    }
-
-
-def _wait_for_commits(checkpoints: Path, chosen: Mapping[str, list[str]]) -> None:
-    for part, (name, digest) in chosen.items():
-        if digest:  # else reading it says what is wrong, on the lead rank as well
-            wait_until_seen(checkpoints / part / name, partial(_has_manifest, digest))
-
-
-def _has_manifest(digest: str, folder: Path) -> bool:
-    return manifest_digest(folder) == digest
-
-
 def restore_pretrain(
     student: Student, folder: Path | None, images: Images, ctx: RunContext
 ) -> PretrainState:
@@ -235,21 +192,9 @@ def restore_pretrain(
 def restore_cotrain(
     students: list[Student], folder: Path, images: Images, ctx: RunContext
 ) -> CotrainState:
-    """Load a world commit and the commits of the roles that it names."""
+    """Load a world commit and the commits of the roles that it names, as `find_commits` chose."""
     state = read_state(folder)
-    _check_origin(state, folder, images.table, ctx)
-    for role in ROLES:
-        # A role may have committed this epoch once more, in an attempt that ended before its world
-        # commit.
-        manifest = ctx.store.checkpoints / role.value / folder.name / MANIFEST
-        expected = state["manifests"][role.value]
-        if not manifest.is_file() or file_digest(manifest) != expected:
-            raise UserError(
-                "checkpoint",
-                manifest,
-                "is missing or not the one that the world commit names",
-                f"delete {folder} to go on from the commit before it",
-            )
+    check_origin(state, folder, images.table, ctx)
     for student in students:
         own = ctx.store.checkpoints / student.role.value / folder.name
         _restore_student(student, own, images.table, ctx)
@@ -280,7 +225,7 @@ def _restore_student(
     student: Student, folder: Path, table: SplitTable, ctx: RunContext
 ) -> dict[str, Any]:
     state = read_state(folder)
-    _check_origin(state, folder, table, ctx)
+    check_origin(state, folder, table, ctx)
     if state.get("features") != _features_of(student):
         raise UserError(
             "--resume",
@@ -307,21 +252,3 @@ def _restore_student(
             "neither; start as before, or set precision"
         )
     return state
-
-
-def _check_origin(state: dict[str, Any], folder: Path, table: SplitTable, ctx: RunContext) -> None:
-    digest = config_digest(ctx.config)
-    # Settings that a person has changed on purpose: what came before the change still counts.
-    known = ctx.store.settings if ctx.store.settings[-1:] == [digest] else [digest]
-    for key, what, here in (
-        ("run_id", "another run", [ctx.store.run_id]),
-        ("config_sha256", "other settings", known),
-        ("data_sha256", "other data or splits", [table.digest]),
-    ):
-        if state[key] not in here:
-            raise UserError(
-                "--resume",
-                folder,
-                f"was made with {what}",
-                "leave the run directory as train wrote it, or start a new one",
-            )

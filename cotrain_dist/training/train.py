@@ -1,7 +1,7 @@
 """A whole training: Step 1, Step 2, and the models it leaves."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -30,7 +30,6 @@ from cotrain_dist.store.records import (
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.commits import (
     CotrainState,
-    agree_on_commits,
     restore_cotrain,
     restore_pretrain,
 )
@@ -51,6 +50,7 @@ from cotrain_dist.training.environment import (
 )
 from cotrain_dist.training.exports import choose_without_validation, save_best
 from cotrain_dist.training.folds import has_folds, right_by_folds
+from cotrain_dist.training.found import Found, agree_on_commits, find_commits
 from cotrain_dist.training.guards import candidates_of, watch_step_one, weights_by_role
 from cotrain_dist.training.heads import begin_with_fitted_head, freeze_backbone
 from cotrain_dist.training.peers import build_peer, peers_here
@@ -112,13 +112,14 @@ def train_on(
         rt.undo_on_mistake(ctx.store.discard_unused)
     with closing(ctx.store), closing(images.pixels):
         changed = settings_changed(ctx.store, config) if rt.is_lead and allow_config_change else []
-        together(lambda: _take_directory(ctx, images, resume, bool(changed)), rt.control)
+        found = together(lambda: _take_directory(ctx, images, resume, bool(changed)), rt.control)
         ctx.store.start_log(rt.global_rank)
         ctx.store.note_owner()
         for line in changed:
             ctx.reporter.say(f"changed from here on: {line}")
         with tracking(rt.accelerator, flatten(asdict(config))), rt.progress.expected():
             _introduce(ctx, images)
+            commits = agree_on_commits(found, ctx)
             students = [
                 build_student(role, model, resolve_role(config, role.value), rt)
                 for role, model in models.items()
@@ -133,25 +134,31 @@ def train_on(
             for student in students:
                 if student.role.peer in peers:
                     student.peer = build_peer(student, peers[student.role.peer], config, rt)
-            state = reach_step_two(students, images, ctx)
+            state = reach_step_two(students, commits, images, ctx)
             cotrain(students, state, start_features, images, ctx, until=until)
             if until is not None:
                 return ctx.store.history.read() if rt.is_lead else []
             return finish(students, state, start_features, images, ctx)
 
 
-def _take_directory(ctx: RunContext, images: Images, resume: bool, is_changed: bool) -> None:
-    """On the lead rank: make the run directory, or take it again."""
-    store = ctx.store
+def _take_directory(
+    ctx: RunContext, images: Images, resume: bool, is_changed: bool
+) -> Found | None:
+    """On the lead rank: make the run directory, or take it again, with what is committed in it."""
+    store, found = ctx.store, Found()
     if not ctx.runtime.is_lead:
-        return
+        return None
     text, digest = config_to_yaml(ctx.config), config_digest(ctx.config)
     if resume:
-        store.open_again((text, digest) if is_changed else None)
+        store.open_again()
+        found = find_commits(images.table, ctx, is_changed=is_changed)
+        # Only now: a resume that is refused is no attempt.
+        store.count_attempt((text, digest) if is_changed else None)
     else:
         store.create(text, images.table.to_parquet(), digest)
     store.write_bad_images(bad_lines(images.table.listing))
     store.write_json(environment_file(store.attempt), environment_of(ctx.runtime))
+    return found
 
 
 def _introduce(ctx: RunContext, images: Images) -> None:
@@ -196,13 +203,14 @@ def _introduce(ctx: RunContext, images: Images) -> None:
         ctx.reporter.say(not_exact)
 
 
-def reach_step_two(students: list[Student], images: Images, ctx: RunContext) -> CotrainState:
+def reach_step_two(
+    students: list[Student], commits: Mapping[str, Path], images: Images, ctx: RunContext
+) -> CotrainState:
     """Step 1, or what is left of it, and the start of Step 2; or the last commit of Step 2.
 
-    Collective over all ranks.
+    commits: as `agree_on_commits` gave them. Collective over all ranks.
     """
     control = ctx.runtime.control
-    commits = agree_on_commits(ctx)
     if "world" in commits:
         folder = commits["world"]
         # First, as it builds the optimizer and the schedule that the saved state belongs to.

@@ -84,6 +84,7 @@ def test_who_was_taken_over_commits_nothing(words: list[str], tmp_path: Path) ->
     orphan.note_owner()
     orphan.require_owner()
     later.open_again()
+    later.count_attempt()
     with pytest.raises(PeerLostError, match=r"attempt 2 has taken over .* this one, 1, commits"):
         orphan.require_owner()
     later.note_owner()

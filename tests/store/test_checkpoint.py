@@ -38,7 +38,7 @@ def test_a_commit_of_another_format(tmp_path: Path) -> None:
 def test_a_manifest_that_is_no_json(tmp_path: Path) -> None:
     target = make_commit(tmp_path)
     (target / MANIFEST).write_text("{")
-    with pytest.raises(UserError, match=r"cannot be read .*delete .*cotrain-00001"):
+    with pytest.raises(UserError, match=r"cannot be read .*restore .*cotrain-00001"):
         read_state(target)
 
 

@@ -39,6 +39,7 @@ def test_a_run_is_made_and_resumed_without_locks(
     run.close()
     again = RunDirectory(tmp_path / "run")
     again.open_again()
+    again.count_attempt()
     assert again.attempt == 2
     again.close()
     assert not list((tmp_path / "run").glob("*.tmp"))

@@ -96,6 +96,7 @@ def test_open_again_counts_attempts_and_keeps_the_id(tmp_path: Path) -> None:
     for attempt in (2, 3):
         run = RunDirectory(tmp_path / "run")
         run.open_again()
+        run.count_attempt()
         assert (run.attempt, run.run_id) == (attempt, run_id)
         del run
 
@@ -122,6 +123,7 @@ def test_directory_in_use_by_another_process_is_refused(tmp_path: Path) -> None:
         assert RunDirectory(path).attempt == 1
     again = RunDirectory(path)
     again.open_again()
+    again.count_attempt()
     assert again.attempt == 2
 
 
@@ -201,6 +203,7 @@ def test_what_somebody_may_want_is_not_taken_back(kept: str, tmp_path: Path) -> 
         run.close()
         run = RunDirectory(run.path)
         run.open_again()
+        run.count_attempt()
     if kept == "another's":
         run.close()
         run = RunDirectory(run.path)

@@ -10,7 +10,8 @@ import torch
 from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.config import Config, resolve_role
-from cotrain_dist.training.commits import agree_on_commits, restore_cotrain
+from cotrain_dist.training.commits import restore_cotrain
+from cotrain_dist.training.found import agree_on_commits, find_commits
 from cotrain_dist.training.setup import first_models, prepare, start_world
 from cotrain_dist.training.student import build_student, start_step_two
 from cotrain_dist.types import Role
@@ -57,7 +58,8 @@ def resume_with_scalers(config: Config) -> list[dict[str, Any]]:
             student.scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
             start_step_two(student)
             students.append(student)
-        restore_cotrain(students, agree_on_commits(ctx)["world"], images, ctx)
+        commits = agree_on_commits(find_commits(images.table, ctx), ctx)
+        restore_cotrain(students, commits["world"], images, ctx)
         return [student.scaler.state_dict() for student in students]
 
 
