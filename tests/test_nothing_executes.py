@@ -83,6 +83,10 @@ def _attack(settings: Path, folder: Path) -> list[tuple[str, str, int, str, bool
         for file in sorted(seen["opened"]):
             if Path(file).is_relative_to(folder) and Path(file).is_file():
                 opened.setdefault(file, name)
+    # What is opened by compiled code tells no hook: all that lies there is taken as well.
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            opened.setdefault(str(file), "train")
     # One image is as good as any other.
     of_images = [file for file in opened if file.endswith(".png")]
     chosen = [file for file in opened if file not in of_images[3:]]
@@ -93,6 +97,7 @@ def _attack(settings: Path, folder: Path) -> list[tuple[str, str, int, str, bool
         for part in ("run", "starts", "images", "cache"):
             shutil.rmtree(folder / part, ignore_errors=True)
             shutil.copytree(folder.with_name("kept") / part, folder / part)
+        shutil.copy(folder.with_name("kept") / settings.name, settings)
         Path(file).write_bytes(payload)
         if name == "train":  # a new one, but for what lies in the old one: that a resume reads
             is_of_run = Path(file).is_relative_to(run)
