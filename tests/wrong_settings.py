@@ -261,6 +261,7 @@ class Place:
             "queue": ["queue", table, f"--data.root={self.images}"],
             "queue of a run": ["queue", run, table],
             "evaluate": ["evaluate", run],
+            "verify": ["verify", run],
             "predict": ["predict", run, str(self.images)],
         }
 
@@ -273,6 +274,7 @@ OWN_NUMBERS = {
     "queue": {"--size": 1},
     "queue of a run": {"--size": 1},
     "evaluate": {"--most_confused": 0},
+    "verify": {"--epoch": 0},
 }
 """Options of commands that take a whole number, and the least that it may be."""
 
@@ -289,7 +291,7 @@ OWN_WORDS = {
     "queue of a run": ("--strategy",),
 }
 
-OF_A_RUN = ("resume", "recycle", "queue of a run", "evaluate", "predict")
+OF_A_RUN = ("resume", "recycle", "queue of a run", "evaluate", "verify", "predict")
 
 
 def draw_cases(num: int, seed: int, place: Place) -> Iterator[Case]:
@@ -450,6 +452,12 @@ def _stray(name: str, begun: list[str], rng: random.Random, place: Place) -> Cas
         (["predict"], "images"),
         (["evaluate"], "run"),
         (["train", "--resume"], "--resume"),
+        (["train", f"--output_dir={place.folder / 'new'}", "--num_processes", "2"], "--num_proc"),
+        (
+            ["train", f"--output_dir={place.folder / 'new'}", "--max_restarts", "x"],
+            "--max_restarts",
+        ),
+        (["train", "--allow-config-change"], "allow_config_change"),
         (["train", "--resume", "a", "--resume", "b"], "--resume"),
         (["train", "--resume", "a", "--recycle", "b"], "--recycle"),
         (["train", "--recycle", str(place.run)], "output_dir"),

@@ -53,7 +53,10 @@ def find_commits(table: SplitTable, ctx: RunContext, *, is_changed: bool = False
     where the history lacks a line that was committed.
     """
     found, checkpoints = Found(), ctx.store.checkpoints
-    look = partial(_whole_state, table=table, ctx=ctx, is_changed=is_changed)
+
+    def look(folder: Path) -> dict[str, Any]:
+        return _whole_state(folder, table, ctx, is_changed)
+
     for folder in reversed(commits_in(checkpoints / "world")):
         with found.unless_damaged():
             state = look(folder)
