@@ -1,7 +1,7 @@
 """Whole models, fine-tuned: settings of the vote, of the ceiling and of synergy, on V.
 
     python benchmarks/whole_models_on_v.py CLASS_FOLDERS START_A START_B OUTPUT [--seeds 100]
-        [--num_labels 612] [--trials NAME ..]
+        [--num_labels 612] [--image_size 112] [--trials NAME ..]
 
 The grid behind the study of fine-tuned models: as many trials for what labels alone give as for
 what U gives, each in two ranks. Labels at random, one T (never looked at) and one V per seed, as
@@ -59,6 +59,7 @@ def main() -> None:
         parser.add_argument(name, type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[100])
     parser.add_argument("--num_labels", type=int, default=612)
+    parser.add_argument("--image_size", type=int, default=112)
     parser.add_argument("--test_fraction", type=float, default=0.2)
     parser.add_argument("--trials", nargs="+", choices=list(TRIALS), default=list(TRIALS))
     given = parser.parse_args()
@@ -87,7 +88,8 @@ def _run(given: argparse.Namespace, seed: int, name: str, run: Path) -> None:
 def _settings(given: argparse.Namespace, seed: int) -> list[object]:
     return [
         *("--seed", seed, "--device", "cpu", "--data.root", given.images),
-        *("--data.image_size", 112, "--data.augment", "crop_flip", "--data.crop_min_area", 0.5),
+        *("--data.image_size", given.image_size),
+        *("--data.augment", "crop_flip", "--data.crop_min_area", 0.5),
         *("--data.test_fraction", given.test_fraction, "--data.validation_fraction", 0.2),
         *("--data.splits_from", splits_of(given, seed), "--pretrain.eval_every_epochs", 1000),
         *("--model_a.pretrained", given.start_a, "--model_b.pretrained", given.start_b),

@@ -267,7 +267,10 @@ def test_measuring_takes_the_device_of_the_training(
         (["--num_ranks", "3", "--num_nodes", "2"], "--num_ranks: 3: must be a multiple of --num_n"),
         (["--num_ranks", "1", "--num_nodes", "2"], "--num_ranks: 1: must be a multiple of --num_n"),
         (["--num_ranks", "2", "--num_nodes", "0"], "--num_nodes: 0: must be at least 1"),
-        (["--num_ranks", "two"], "command line: cotrain-dist plan: argument --num_ranks: invalid"),
+        (
+            ["--num_ranks", "two"],
+            "command line: cotrain-dist plan: argument --num_ranks: two is no whole number",
+        ),
         (
             ["--num_rank", "2"],
             "command line: --num_rank: no such option; did you mean --num_ranks.",
