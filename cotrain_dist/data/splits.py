@@ -243,7 +243,7 @@ def _check_paths(rows: pa.Table) -> None:
     A table of the user's own (`csv`) may name files anywhere.
     """
     leads_out = pc.match_substring_regex(rows["path"], r"^/|(^|/)\.\.(/|$)|\x00")
-    if pc.any(pc.and_(leads_out, pc.not_equal(rows["source"], "csv"))).as_py():
+    if pc.any(pc.and_(leads_out, pc.not_equal(rows["source"], pa.scalar("csv")))).as_py():
         raise ValueError("a path leads out of the folder of its images")
 
 
