@@ -6,9 +6,11 @@ import signal
 import sys
 
 from accelerate.commands import launch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from cotrain_dist.cli.supervisor import SHELL_SIGNALS
+from cotrain_dist.errors import EXIT_STOPPED
 
 
 def main() -> int:
@@ -19,6 +21,9 @@ def main() -> int:
         rank, failure = error.get_first_failure()
         print(f"launcher: rank {rank} failed first: {_describe(failure.exitcode)}", file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else SHELL_SIGNALS - failure.exitcode
+    except SignalException as error:  # its ranks were told, and have ended
+        print(f"launcher: stopped by {error.sigval.name}", file=sys.stderr)
+        return EXIT_STOPPED
     return 0
 
 

@@ -85,7 +85,7 @@ def check_output_dir(path: Path) -> None:
         )
 
 
-UNFINISHED = {"lock", "config.yaml", "splits.parquet"}
+UNFINISHED = {"lock", "fence", "config.yaml", "splits.parquet"}
 """Files of a run directory before it counts as a run."""
 
 

@@ -17,20 +17,29 @@ FREE_ON_RESUME = (
 )
 """Keys (or sections) that a resume may change: where the run lies and runs, not what it is."""
 
-
 MAY_CHANGE = (
-    *("pretrain.num_epochs", "pretrain.learning_rate", "pretrain.min_learning_rate"),
-    *("pretrain.warmup_epochs", "pretrain.patience_epochs", "pretrain.eval_every_epochs"),
-    *("pretrain.stop_at_train_accuracy", "cotrain.num_epochs", "cotrain.learning_rate"),
-    *("cotrain.min_learning_rate", "cotrain.warmup_epochs", "selection", "exchange_parity"),
-    *("train.batch_size", "train.accumulation_steps", "train.label_smoothing"),
-    *("train.clip_grad_norm", "train.mixup", "train.cutmix", "train.exact_elastic", "train.norm"),
-    *("train.pseudo_weight", "train.pseudo_ramp_epochs", "train.pseudo_view"),
-    *("data.augment", "data.crop_min_area", "pool.batch_size"),
-    *("precision", "compile", "tf32", "deterministic"),
+    *("exchange", "exchange_parity", "precision", "compile", "tf32", "deterministic"),
+    *("cotrain.num_epochs", "cotrain.learning_rate", "cotrain.min_learning_rate"),
+    *("cotrain.warmup_epochs", "data.augment", "data.crop_min_area", "pool.batch_size"),
+    *("train.accumulation_steps", "train.batch_size", "train.class_balanced"),
+    *("train.clip_grad_norm", "train.cutmix", "train.label_smoothing", "train.mixup"),
+    *("train.least_labeled_fraction", "train.pseudo_view", "train.pseudo_weight"),
+    *("train.pseudo_ramp_epochs", "train.schedule", "train.on_nan"),
+    *("selection.rule", "selection.threshold", "selection.threshold_policy"),
+    *("selection.top_k_per_class", "selection.weights", "selection.sharpen"),
+    *(f"model_{m}.{key}" for m in "ab" for key in ("augment", "crop_min_area", "drop_rate")),
+    *(f"model_{m}.{key}" for m in "ab" for key in ("drop_path_rate", "learning_rate_scale")),
 )
-"""Keys (or sections) that a resume may change with --allow_config_change: other training from here
-on, but everything that a run has kept still fits."""
+"""Keys that `--allow-config-change` lets a resume change: each epoch reads them anew, and what the
+run has kept fits all their values."""
+
+# Not weight_decay: it lies in the optimizer's kept state, and the new value would do nothing.
+MAY_CHANGE_IN_STEP_ONE = (
+    *("pretrain.num_epochs", "pretrain.learning_rate", "pretrain.min_learning_rate"),
+    *("pretrain.warmup_epochs", "pretrain.stop_at_train_accuracy", "pretrain.eval_every_epochs"),
+    "pretrain.patience_epochs",
+)
+"""The same, as long as Step 2 has not begun."""
 
 
 def config_to_yaml(config: Config) -> str:
@@ -85,11 +94,6 @@ def with_settings(tree: Tree, settings: Mapping[str, object]) -> Tree:
     changed |= {name: with_settings(getattr(tree, name), own) for name, own in sections.items()}
     result: Tree = replace(tree, **changed)
     return result
-
-
-def may_change(key: str) -> bool:
-    """Whether what a run has kept fits another value of this setting."""
-    return any(key == own or key.startswith(f"{own}.") for own in MAY_CHANGE)
 
 
 def is_free_on_resume(key: str) -> bool:

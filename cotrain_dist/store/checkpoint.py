@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,23 @@ def commit(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any] | None,
     group: RankGroup,
-    guard: Callable[[], None] = lambda: None,
+    fence: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Collective over `group`: write `target` so that a reader sees all of it or none of it.
 
     tensors: file name without ending -> named tensors, from every rank its own files.
     state: JSON values, from the first rank; the others pass None. An earlier `target` of the same
-    name, from an attempt that went further than its last world commit, is replaced. guard: called
-    by the first rank before the commit gets its name; raises where it must not.
+    name, from an attempt that went further than its last world commit, is replaced. fence: entered
+    by the first rank around all that it does here; raises where it must write nothing.
     """
     beside = target.with_name(target.name + ".tmp")
-    try:
-        _write_commit(target, beside, tensors, state, group, guard)
-    except BaseException:
-        if group.index == 0:  # a full disk: what was begun would only keep it full
-            shutil.rmtree(beside, ignore_errors=True)
-        raise
+    with fence() if group.index == 0 else nullcontext():
+        try:
+            _write_commit(target, beside, tensors, state, group)
+        except BaseException:
+            if group.index == 0:  # a full disk: what was begun would only keep it full
+                shutil.rmtree(beside, ignore_errors=True)
+            raise
 
 
 def _write_commit(
@@ -63,7 +65,6 @@ def _write_commit(
     tensors: Mapping[str, Mapping[str, Tensor]],
     state: Mapping[str, Any] | None,
     group: RankGroup,
-    guard: Callable[[], None],
 ) -> None:
     if group.index == 0:
         shutil.rmtree(beside, ignore_errors=True)
@@ -87,7 +88,6 @@ def _write_commit(
         files = {name: file_digest(beside / name) for name in sorted([STATE, *written])}
         manifest = {"format": FORMAT, "files": files}
         atomic.write_flushed(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
-        guard()
         shutil.rmtree(target, ignore_errors=True)
         beside.rename(target)
         atomic.flush_folder(target.parent)

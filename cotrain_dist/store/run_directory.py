@@ -6,6 +6,8 @@ import logging
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from cotrain_dist.errors import PeerLostError, UserError
 from cotrain_dist.printable import printable
 from cotrain_dist.store import atomic
 from cotrain_dist.store.history import History
-from cotrain_dist.store.locks import can_lock, why_no_locks
+from cotrain_dist.store.locks import can_lock, take_over, why_no_locks, writing_as
 from cotrain_dist.store.shared import wait_until_seen
 
 SPLITS_FILE = "splits.parquet"
@@ -28,6 +30,9 @@ BAD_IMAGES_FILE = "bad_images.jsonl"
 OWN = UNFINISHED | {"run.json", "environment.json", "history.jsonl", "logs", "models"}
 OWN |= {"checkpoints", "cotrain_dist", BAD_IMAGES_FILE}
 """What a training writes into its directory, a tracker's folder included."""
+
+OUTCOME = ("finished", "cross_validation", "no_loss")
+"""What run.json says of a run's end."""
 
 
 def splits_file(run: Path) -> Path:
@@ -60,9 +65,10 @@ class RunDirectory:
         self.history = History(path / "history.jsonl")
         # The system gives the lock back when its process dies, so a kill leaves no run locked.
         self._lock = FileLock(path / "lock")
+        self._fence = path / "fence"
         self._is_held = self._is_new = False
         self._folders_made: list[Path] = []
-        self._owner: int | None = None
+        self._own_attempt: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -82,13 +88,8 @@ class RunDirectory:
             raise self._damaged("run.json", "it has no run_id or no attempt")
         return said
 
-    @property
-    def settings(self) -> list[str]:
-        """Digests of the settings that it was trained with, oldest first; empty where not noted."""
-        return [str(digest) for digest in self._identity().get("settings", [])]
-
-    def create(self, config_yaml: str, splits: bytes, settings: str = "") -> None:
-        """Make the directory with its settings, of a digest, and splits.parquet.
+    def create(self, config_yaml: str, splits: bytes) -> None:
+        """Make the directory with its settings and splits.parquet.
 
         Raises UserError where anything lies there: nothing is replaced. run.json comes last: with
         it the directory counts as a run, and what a kill before has left is written anew.
@@ -103,9 +104,8 @@ class RunDirectory:
         atomic.write_bytes(self.splits, splits)
         # Not keyed by the seed: of two runs with equal settings, none takes the commits of the
         # other.
-        about = {"run_id": secrets.token_hex(8), "attempt": 1}
-        about |= {"settings": [settings]} if settings else {}
-        self.write_json("run.json", about)
+        self._take(1)
+        self.write_json("run.json", {"run_id": secrets.token_hex(8), "attempt": 1})
 
     def discard_unused(self) -> None:
         """Take back what `create` has made here, unless a training has kept something in it.
@@ -138,37 +138,67 @@ class RunDirectory:
         """Take the directory for a resume."""
         self.check_is_run()
         self._lock_it()
+        self._take(self.attempt + 1)
 
-    def count_attempt(self, changed: tuple[str, str] | None = None) -> None:
-        """One more start, from now on.
+    def count_attempt(self) -> None:
+        """One more start, from now on; what it changes of the settings is written by then."""
+        self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
 
-        changed: other settings than before as YAML, and their digest; those before stay as
-        config-ATTEMPT.yaml.
+    def _take(self, attempt: int) -> None:
+        """No earlier attempt writes from now on. Raises UserError where one still does."""
+        try:
+            take_over(attempt, self._fence)
+        except TimeoutError as error:
+            raise UserError(
+                "output_dir",
+                self.path,
+                "a rank of an earlier attempt is still writing a commit",
+                "wait for it or end it",
+            ) from error
+
+    def belong_to(self, attempt: int) -> None:
+        """On every rank, once the directory is taken: what this process writes is of `attempt`.
+
+        Returns once this node sees run.json as that attempt has left it.
         """
-        about = self.read_json("run.json") | {"attempt": self.attempt + 1}
-        if changed is not None:
-            text, digest = changed
-            shutil.copy2(self.config, self.path / f"config-{self.attempt}.yaml")
-            about["settings"] = [*self.settings, digest]
-            about.pop("finished", None)  # by other settings it may not be
-            atomic.write_text(self.config, text)
-        self.write_json("run.json", about)
+        wait_until_seen(
+            self.path / "run.json", lambda file: file.is_file() and self.attempt >= attempt
+        )
+        self._own_attempt = attempt
 
-    def note_owner(self) -> None:
-        """On every rank, once the directory is taken: which attempt this process belongs to."""
-        self._owner = self.attempt
+    @contextmanager
+    def fenced(self) -> Iterator[None]:
+        """Around what a rank writes: no later attempt begins meanwhile.
 
-    def require_owner(self) -> None:
-        """Before a commit. Raises PeerLostError where a later attempt has taken the run over.
-
-        A process whose launcher was killed may live on for a while. It must not change what
-        another job goes on from.
+        Raises PeerLostError where one has: what it goes on from must not change any more.
         """
-        if self._owner is not None and self.attempt != self._owner:
-            raise PeerLostError(
-                f"attempt {self.attempt} has taken over {self.path}: this one, {self._owner}, "
-                "commits nothing any more"
-            )
+        if self._own_attempt is None:  # of no training
+            yield
+            return
+        with writing_as(self._own_attempt, self._fence) as holder:
+            if holder != self._own_attempt:
+                raise PeerLostError(
+                    f"attempt {holder} has taken over {self.path}: this one, {self._own_attempt}, "
+                    "writes nothing any more"
+                )
+            yield
+
+    @property
+    def earlier_settings(self) -> list[str]:
+        """Digests of the settings that it had before they were changed: of earlier commits."""
+        return [str(digest) for digest in self.read_json("run.json").get("earlier_settings", [])]
+
+    def change_settings(self, config_yaml: str, before: str, changes: Any) -> None:
+        """Let the next attempt have other settings; a finished run is no longer that.
+
+        before: digest of those that it had. changes: written beside the attempt's environment.
+        """
+        kept = {k: v for k, v in self.read_json("run.json").items() if k not in OUTCOME}
+        earlier = list(dict.fromkeys([*self.earlier_settings, before]))
+        # First: after a kill right here the settings before are still those of the run.
+        self.write_json("run.json", kept | {"earlier_settings": earlier})
+        self.write_json(f"config-changes-{self.attempt + 1}.json", changes)
+        atomic.write_text(self.config, config_yaml)
 
     def is_run(self) -> bool:
         """Whether a run lies here."""

@@ -1,6 +1,7 @@
 """What a training commits at epoch ends, and how it goes on from there."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,7 @@ def commit_pretrain(
     }
     header = _header("pretrain", state.next, images.table, ctx) | progress
     folder = ctx.store.checkpoints / student.role.value
-    _commit_student(student, folder / _name("pretrain", epoch), header, ctx.store.require_owner)
+    _commit_student(student, folder / _name("pretrain", epoch), header, ctx.store.fenced)
     if student.is_lead:
         keep_last(folder, ctx.config.checkpoint.keep)
     forget_steps(student, ctx.store.checkpoints)
@@ -104,7 +105,7 @@ def commit_cotrain(
     with rt.clock.measure("commit"):
         digests = {
             student.role.value: _commit_student(
-                student, checkpoints / student.role.value / name, header, ctx.store.require_owner
+                student, checkpoints / student.role.value / name, header, ctx.store.fenced
             )
             for student in students
         }
@@ -119,7 +120,7 @@ def commit_cotrain(
             "history_sha256": ctx.store.history.digest(state.num_history_lines),
             "best": None if state.best is None else asdict(state.best),
         }
-        commit(checkpoints / "world" / name, tensors, world, rt.control, ctx.store.require_owner)
+        commit(checkpoints / "world" / name, tensors, world, rt.control, ctx.store.fenced)
         if rt.is_lead:
             # Only now: until the world commit stands, a resume needs the commits before it.
             for part_name in ("a", "b", "world"):
@@ -160,7 +161,10 @@ def _header(phase: str, following: Position, table: SplitTable, ctx: RunContext)
 
 
 def _commit_student(
-    student: Student, target: Path, header: dict[str, Any], guard: Callable[[], None]
+    student: Student,
+    target: Path,
+    header: dict[str, Any],
+    fence: Callable[[], AbstractContextManager[None]],
 ) -> str:
     """Commit one role; returns the digest of its manifest (on its lead rank)."""
     tensors = {f"buffers-{student.group.index}": dict(student.model.named_buffers())}
@@ -169,7 +173,7 @@ def _commit_student(
         own, values = snapshot_of(student)
         tensors |= own
         state = header | values | {"features": _features_of(student)}
-    commit(target, tensors, state, student.group, guard)
+    commit(target, tensors, state, student.group, fence)
     return file_digest(target / MANIFEST) if student.is_lead else ""
 
 

@@ -1,12 +1,7 @@
 """What a run was made with, and what a resume has changed of it."""
 
-from dataclasses import asdict
 from typing import Any
 
-import yaml
-
-from cotrain_dist.config import Config
-from cotrain_dist.config.text import flatten, is_free_on_resume
 from cotrain_dist.runtime.accelerator import Runtime, describe_environment
 from cotrain_dist.runtime.determinism import describe_determinism, device_name
 from cotrain_dist.store.run_directory import RunDirectory
@@ -28,16 +23,6 @@ def environment_of(rt: Runtime) -> dict[str, Any]:
 def environment_file(attempt: int) -> str:
     """The name of the file that holds it, in a run directory."""
     return "environment.json" if attempt == 1 else f"environment-{attempt}.json"
-
-
-def settings_changed(store: RunDirectory, config: Config) -> list[str]:
-    """Settings that decide a result and are not what the run has, `KEY: before -> now` each."""
-    before = flatten(yaml.safe_load(store.config.read_text()))
-    return [
-        f"{key}: {before.get(key)} -> {value}"
-        for key, value in flatten(asdict(config)).items()
-        if not is_free_on_resume(key) and value != before.get(key)
-    ]
 
 
 def what_changed(store: RunDirectory) -> str | None:

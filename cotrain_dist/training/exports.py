@@ -104,7 +104,7 @@ def publish(name: str, best: BestModel, notes: dict[str, Any], store: RunDirecto
     wait_until_seen(source / CONFIG)
     settings = json.loads((source / CONFIG).read_text())
     settings["cotrain_dist"] |= asdict(best) | notes
-    with replaced_folder(store.models / "best") as beside:
+    with store.fenced(), replaced_folder(store.models / "best") as beside:
         shutil.copytree(source, beside, dirs_exist_ok=True)
         (beside / CONFIG).write_text(json.dumps(settings, indent=2))
 
@@ -118,5 +118,6 @@ def _save(
 ) -> None:
     notes = {"run_id": store.run_id, "role": student.role.value} | notes
     folder = store.models / name
-    folder.parent.mkdir(exist_ok=True)
-    save_model(student.exported, folder, student.preprocessing, class_names, notes)
+    with store.fenced():
+        folder.parent.mkdir(exist_ok=True)
+        save_model(student.exported, folder, student.preprocessing, class_names, notes)

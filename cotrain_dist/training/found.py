@@ -45,17 +45,17 @@ class Found:
             self.damaged.append(error)
 
 
-def find_commits(table: SplitTable, ctx: RunContext, *, is_changed: bool = False) -> Found:
+def find_commits(table: SplitTable, ctx: RunContext, *, before: str | None = None) -> Found:
     """On one rank: the newest whole commit of the world, or before that those of each role.
 
-    is_changed: whether the settings were changed on purpose, which run.json does not say yet.
+    before: digest of the run's settings where this attempt changes them on purpose.
     Reads every file of it. Raises UserError where commits are there and none of them is whole, or
     where the history lacks a line that was committed.
     """
     found, checkpoints = Found(), ctx.store.checkpoints
 
     def look(folder: Path) -> dict[str, Any]:
-        return _whole_state(folder, table, ctx, is_changed)
+        return _whole_state(folder, table, ctx, before)
 
     for folder in reversed(commits_in(checkpoints / "world")):
         with found.unless_damaged():
@@ -92,10 +92,10 @@ def _find_step_one(found: Found, checkpoints: Path, look: Callable[[Path], dict[
 
 
 def _whole_state(
-    folder: Path, table: SplitTable, ctx: RunContext, is_changed: bool
+    folder: Path, table: SplitTable, ctx: RunContext, before: str | None
 ) -> dict[str, Any]:
     state = read_state(folder)
-    check_origin(state, folder, table, ctx, is_changed=is_changed)
+    check_origin(state, folder, table, ctx, before=before)
     return state
 
 
@@ -116,13 +116,11 @@ def check_origin(
     table: SplitTable,
     ctx: RunContext,
     *,
-    is_changed: bool = False,
+    before: str | None = None,
 ) -> None:
     """Raise UserError where a commit was made by another run, with other settings or data."""
-    digest = config_digest(ctx.config)
     # Settings that a person has changed on purpose: what came before the change still counts.
-    is_changed = is_changed or ctx.store.settings[-1:] == [digest]
-    known = [*ctx.store.settings, digest] if is_changed else [digest]
+    known = [config_digest(ctx.config), *ctx.store.earlier_settings, before]
     for key, what, here in (
         ("run_id", "another run", [ctx.store.run_id]),
         ("config_sha256", "other settings", known),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cotrain_dist.config import Config, resolve_role
+from cotrain_dist.config.of_run import Change, changes_between, config_of_run
 from cotrain_dist.config.text import config_digest, config_to_yaml, flatten
 from cotrain_dist.data.bad_images import bad_lines, describe_bad
 from cotrain_dist.data.copies import describe_left_out
@@ -27,7 +28,6 @@ from cotrain_dist.store.records import (
     Record,
     record_from_json,
 )
-from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.commits import (
     CotrainState,
     restore_cotrain,
@@ -42,12 +42,7 @@ from cotrain_dist.training.cross_validation import (
     no_test_line,
     tell_estimate,
 )
-from cotrain_dist.training.environment import (
-    environment_file,
-    environment_of,
-    settings_changed,
-    what_changed,
-)
+from cotrain_dist.training.environment import environment_file, environment_of, what_changed
 from cotrain_dist.training.exports import choose_without_validation, save_best
 from cotrain_dist.training.folds import has_folds, right_by_folds
 from cotrain_dist.training.found import Found, agree_on_commits, find_commits
@@ -63,29 +58,19 @@ from cotrain_dist.types import Position
 
 
 def train(
-    config: Config,
-    *,
-    resume: bool | None,
-    quiet: bool = False,
-    allow_config_change: bool = False,
+    config: Config, *, resume: bool, quiet: bool = False, allow_config_change: bool = False
 ) -> list[Record]:
     """Train from the start, or go on from the last commit. Collective over all ranks.
 
-    resume: None goes on where an unfinished run lies in `output_dir`, begins one where none does,
-    and leaves a finished one as it is. allow_config_change: go on with other settings than before.
     Returns the history on the lead rank, an empty list on the others. quiet: nothing on the
-    console. After an exception nothing is held: no lock, file, thread or process group.
+    console. allow_config_change: a run may go on with other settings than it has; which ones was
+    checked before (`config.of_run`). After an exception nothing is held: no lock, file, thread or
+    process group.
     """
     with start_world(config) as rt:
-        if resume is None:
-            # As the lead rank sees it: a node's old view of the directory must not decide.
-            run = RunDirectory(Path(config.output_dir))
-            seen = (run.is_run(), run.is_finished()) if rt.is_lead else None
-            resume, is_finished = broadcast_json(seen, rt.control)
-            if is_finished:
-                return run.history.read() if rt.is_lead else []
-        allowed = allow_config_change
-        return train_on(rt, config, resume=resume, quiet=quiet, allow_config_change=allowed)
+        return train_on(
+            rt, config, resume=resume, quiet=quiet, allow_config_change=allow_config_change
+        )
 
 
 def train_on(
@@ -111,12 +96,15 @@ def train_on(
     if rt.is_lead and not resume:
         rt.undo_on_mistake(ctx.store.discard_unused)
     with closing(ctx.store), closing(images.pixels):
-        changed = settings_changed(ctx.store, config) if rt.is_lead and allow_config_change else []
-        found = together(lambda: _take_directory(ctx, images, resume, bool(changed)), rt.control)
+        found, changes = together(
+            lambda: _take_directory(ctx, images, resume, allow_config_change), rt.control
+        )
+        # From the lead rank: another node may still see the file as it was.
+        attempt = broadcast_json(ctx.store.attempt if rt.is_lead else None, rt.control)
+        together(lambda: ctx.store.belong_to(attempt), rt.control)
         ctx.store.start_log(rt.global_rank)
-        ctx.store.note_owner()
-        for line in changed:
-            ctx.reporter.say(f"changed from here on: {line}")
+        for change in changes:
+            ctx.reporter.warn(f"settings changed by this attempt: {change}")
         with tracking(rt.accelerator, flatten(asdict(config))), rt.progress.expected():
             _introduce(ctx, images)
             commits = agree_on_commits(found, ctx)
@@ -142,23 +130,32 @@ def train_on(
 
 
 def _take_directory(
-    ctx: RunContext, images: Images, resume: bool, is_changed: bool
-) -> Found | None:
-    """On the lead rank: make the run directory, or take it again, with what is committed in it."""
-    store, found = ctx.store, Found()
+    ctx: RunContext, images: Images, resume: bool, allow_config_change: bool
+) -> tuple[Found | None, list[Change]]:
+    """On the lead rank: make the run directory, or take it again.
+
+    What is committed in it, and the settings that this attempt changes; None and none on others.
+    """
+    store, found, changes = ctx.store, Found(), list[Change]()
     if not ctx.runtime.is_lead:
-        return None
-    text, digest = config_to_yaml(ctx.config), config_digest(ctx.config)
+        return None, changes
     if resume:
         store.open_again()
-        found = find_commits(images.table, ctx, is_changed=is_changed)
-        # Only now: a resume that is refused is no attempt.
-        store.count_attempt((text, digest) if is_changed else None)
+        before = None
+        if allow_config_change:
+            kept = config_of_run(store.path, [], "train")
+            changes, before = changes_between(kept, ctx.config), config_digest(kept)
+        found = find_commits(images.table, ctx, before=before)
+        # Only now: a resume that is refused changes nothing, and is no attempt.
+        if before is not None and changes:
+            told = [{"key": own.key, "before": own.before, "now": own.now} for own in changes]
+            store.change_settings(config_to_yaml(ctx.config), before, told)
+        store.count_attempt()
     else:
-        store.create(text, images.table.to_parquet(), digest)
+        store.create(config_to_yaml(ctx.config), images.table.to_parquet())
     store.write_bad_images(bad_lines(images.table.listing))
     store.write_json(environment_file(store.attempt), environment_of(ctx.runtime))
-    return found
+    return found, changes
 
 
 def _introduce(ctx: RunContext, images: Images) -> None:

@@ -197,8 +197,7 @@ class Within:
         self, target: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
     ) -> None:
         try:
-            guard = self._ctx.store.require_owner
-            commit(target, files, state, _alone(self._student.group), guard)
+            commit(target, files, state, _alone(self._student.group), self._ctx.store.fenced)
             keep_last(self._folder, self._limits.keep)
         except BaseException as error:  # raised in `wait`, by the thread that trains
             self._error = error

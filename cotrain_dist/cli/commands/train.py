@@ -1,26 +1,24 @@
 """`cotrain-dist train`: parse, then train, resume, or begin with an earlier run."""
 
 import os
-import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cotrain_dist.cli.arguments import before_torch
-from cotrain_dist.cli.supervisor import check_outside, launch_processes, supervise
-from cotrain_dist.config import Config
-from cotrain_dist.config.of_run import (
-    changes_between,
-    config_of_recycled,
-    config_of_run,
-    refuse_changes,
+from cotrain_dist.cli.supervisor import (
+    RELEASED_AFTER,
+    check_outside,
+    launch_processes,
+    supervise,
 )
+from cotrain_dist.config.of_run import Found, config_of_newest, config_of_recycled, config_of_run
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
 
-USAGE = "train [--config FILE] [--KEY VALUE ...] [--resume RUN|auto] [--recycle RUN]"
+USAGE = """train [--config FILE] [--KEY VALUE ...] [--resume RUN|auto] [--recycle RUN]
+             [--allow-config-change] [--max-restarts N [--num-processes N]]"""
 PROG = "cotrain-dist train"
 
 OWN_OPTIONS = {
@@ -30,33 +28,26 @@ OWN_OPTIONS = {
     "--max_restarts": ("number", "N"),
     "--num_processes": ("number", "N"),
 }
-"""What each of them takes, and how that is called."""
+"""What each takes, in words and in short."""
 
 FLAGS = ("--allow_config_change",)
-
-AUTO = "auto"
-"""`--resume auto`: go on where an unfinished run lies in `output_dir`, else begin one."""
+"""Those that take nothing."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     own, rest = _take(list(arguments))
-    allowed, given = "--allow_config_change" in own, own.get("--resume")
-    if allowed and given is None:
-        rule = "there is no run whose settings could change"
-        raise UserError("--allow_config_change", "", rule, "give it with --resume")
-    max_restarts, num_processes = _number(own, "--max_restarts"), _number(own, "--num_processes")
-    config = _config(own, rest, allowed)
-    if given is None:
-        check_early(config, is_new_run=True)
-    if max_restarts is not None:
-        check_outside(os.environ)
-        launch = partial(launch_processes, num_processes or 1, _mixed_precision(config))
-        words = _without(arguments, ("--max_restarts", "--num_processes"))
-        return supervise(launch, words, Path(config.output_dir), max_restarts)
-    if num_processes is not None:
-        rule, way_out = "goes with --max_restarts alone", "use accelerate launch otherwise"
-        raise UserError("--num_processes", num_processes, rule, way_out)
+    limits = {name: _number(own, name) for name in ("--max_restarts", "--num_processes")}
+    found = _found(own, rest)
+    if not found.is_run:
+        check_early(found.config, is_new_run=True)
+    if limits["--max_restarts"] is not None:
+        words = _without(arguments, list(limits))
+        return _supervised(found, words, limits["--max_restarts"], limits["--num_processes"] or 1)
+    if own.get("--resume") == "auto":
+        _tell(found)
+        if found.is_finished:
+            return 0
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
     from cotrain_dist.reporting.tables import show_outcome
@@ -64,63 +55,87 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.training.train import train
 
     end_on_signal()
-    resume = None if given == AUTO else given is not None
-    show_outcome(train(config, resume=resume, allow_config_change=allowed))
+    show_outcome(
+        train(
+            found.config,
+            resume=found.is_run,
+            allow_config_change="--allow_config_change" in own,
+        )
+    )
     return 0
 
 
-def _config(own: dict[str, str], rest: list[str], allowed: bool) -> Config:
-    """The settings that the options amount to."""
+def _supervised(found: Found, words: Sequence[str], max_restarts: int, num_processes: int) -> int:
+    """`--max-restarts`: this process starts those that train, anew where one was lost."""
+    check_outside(os.environ)
+    config = found.config
+    run = Path(config.output_dir)
+    # A run that was begun here has these settings; one that goes on may have been given others.
+    again = words if found.is_run else ["--resume", str(run)]
+    launch = partial(launch_processes, num_processes, precision=config.precision)
+    limit = RELEASED_AFTER * config.distributed.lost_after_seconds
+    return supervise(launch, (words, again), run, max_restarts, limit_seconds=limit)
+
+
+def _number(own: dict[str, str], name: str) -> int | None:
+    """The whole number that an option gives; None without it."""
+    if name not in own:
+        return None
+    least = 0 if name == "--max_restarts" else 1
+    if not own[name].isdecimal() or int(own[name]) < least:
+        raise UserError(name, own[name], f"must be a whole number, {least} or more", "try 3")
+    if "--max_restarts" not in own:
+        rule = "belongs to --max-restarts, which starts the processes"
+        raise UserError(name, own[name], rule, "give both, or start with accelerate launch")
+    return int(own[name])
+
+
+def _found(own: dict[str, str], rest: list[str]) -> Found:
+    """The settings that the options amount to, and whether a run goes on with them."""
+    allowed = "--allow_config_change" in own
     if "--resume" in own:
         for name in ("--recycle", "--extra_labels"):
             if name in own:
                 rule = "a run that goes on keeps its images and labels"
                 raise UserError(name, own[name], rule, "give --recycle RUN without --resume")
-        if own["--resume"] == AUTO:
-            return _config_of_auto(rest, allowed)
-        return config_of_run(Path(own["--resume"]), rest, PROG, allow_change=allowed)
+        if own["--resume"] == "auto":
+            return config_of_newest(rest, PROG, allow_change=allowed)
+        config = config_of_run(Path(own["--resume"]), rest, PROG, allow_change=allowed)
+        return Found(config, is_run=True)
+    if allowed:
+        rule = "without --resume there is no run whose settings could change"
+        raise UserError("--allow_config_change", "(given)", rule, "give --resume RUN, or leave it")
     # A short name of a key: what `queue` asked for comes back with it.
     rest += ["--data.extra_labels", own["--extra_labels"]] if "--extra_labels" in own else []
     if "--recycle" in own:
-        return config_of_recycled(Path(own["--recycle"]), rest, PROG)
-    return parse_config(rest, PROG)
+        return Found(config_of_recycled(Path(own["--recycle"]), rest, PROG), is_run=False)
+    return Found(parse_config(rest, PROG), is_run=False)
 
 
-def _config_of_auto(rest: list[str], allowed: bool) -> Config:
-    """The settings given; where a run lies in `output_dir`, those that it may go on with."""
-    config = parse_config(rest, PROG)
-    run = Path(config.output_dir)
-    if not (run / "run.json").is_file():
-        print(f"resume auto: no run in {run}, so a new one", file=sys.stderr)
-        check_early(config, is_new_run=True)
-        return config
-    print(f"resume auto: {run} goes on, unless it is finished", file=sys.stderr)
-    saved = config_of_run(run, [], PROG)
-    refuse_changes(changes_between(saved, config), allow_change=allowed)
-    return replace(config, output_dir=str(run))
-
-
-def _mixed_precision(config: Config) -> str:
-    """What `accelerate launch` calls it."""
-    return config.precision if config.precision in ("bf16", "fp16") else "no"
-
-
-def _number(own: dict[str, str], name: str) -> int | None:
-    if name not in own:
-        return None
-    value, least = own[name], 0 if name == "--max_restarts" else 1
-    if not value.isdecimal() or int(value) < least:
-        raise UserError(name, value, f"must be a whole number, {least} or more", "try 3")
-    return int(value)
+def _tell(found: Found) -> None:
+    """On the lead rank: which run `--resume auto` has taken."""
+    if os.environ.get("RANK", "0") != "0":
+        return
+    place = found.config.output_dir
+    if found.is_finished:
+        print(f"resume auto: {place} is finished; nothing to do")
+    elif found.is_run:
+        print(f"resume auto: going on with {place}")
+    else:
+        print(f"resume auto: no unfinished run in {place}; a new one begins there")
 
 
 def _take(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Take the options of this command, such as `--resume RUN`, out of the arguments."""
+    """Take the options of this command, such as `--resume RUN`, out of the arguments.
+
+    >>> _take(["--seed", "1", "--resume=runs/one", "--allow-config-change"])
+    ({'--resume': 'runs/one', '--allow_config_change': ''}, ['--seed', '1'])
+    """
     rest: list[str] = []
     found: dict[str, str] = {}
     while arguments:
         word = arguments.pop(0)
-        name, equals, value = _name_of(word)
+        name, equals, value = split_option(word)
         if name in FLAGS and not equals:
             found[name] = ""
             continue
@@ -137,22 +152,30 @@ def _take(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return found, rest
 
 
-def _name_of(word: str) -> tuple[str, str, str]:
-    """An option's name, with underscores; the sign after it and its value, where they are there."""
-    name, equals, value = word.partition("=")
-    if name.startswith("--"):
-        name = f"--{name.removeprefix('--').replace('-', '_')}"
-    return name, equals, value
-
-
 def _without(arguments: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The arguments without some options and their values."""
+    """The arguments without some options that take a value.
+
+    >>> _without(["--max-restarts", "3", "--seed", "1"], ["--max_restarts"])
+    ['--seed', '1']
+    """
     left, words = [], list(arguments)
     while words:
         word = words.pop(0)
-        name, equals, _ = _name_of(word)
+        name, equals, _ = split_option(word)
         if name not in names:
             left.append(word)
         elif not equals:
             words.pop(0)
     return left
+
+
+def split_option(word: str) -> tuple[str, str, str]:
+    """An option's name, the sign behind it and its value; --two-words is --two_words.
+
+    >>> split_option("--max-restarts=3"), split_option("-1")
+    (('--max_restarts', '=', '3'), ('-1', '', ''))
+    """
+    name, equals, value = word.partition("=")
+    if name.startswith("--"):
+        name = f"--{name.removeprefix('--').replace('-', '_')}"
+    return name, equals, value
