@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from cotrain_dist.config import Config
+from cotrain_dist.config.text import config_digest
 from cotrain_dist.errors import UserError
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import broadcast_json, together
@@ -81,9 +82,10 @@ def verify(
 ) -> list[Comparison]:
     """Train the epochs up to one again, and compare. Collective over all ranks.
 
-    config: of the run that lies in its `output_dir`, which is only read. epoch: of Step 2, counted
-    from 1; None for the last one. from_start: from the first weights on, instead of from the newest
-    commit before that epoch. work_dir: a folder that all ranks see, for a copy that is deleted.
+    config: of the run that lies in its `output_dir`, which is only read; it names no tracker.
+    epoch: of Step 2, counted from 1; None for the last one. from_start: from the first weights on,
+    instead of from the newest commit before that epoch; so it is as well where no commit is left
+    and no epoch is named. work_dir: a folder that all ranks see, for a copy that is deleted.
     Returns the comparisons on the lead rank, an empty list on the others. Raises UserError where
     the run has no such epoch or commit, has recorded no digests, or had another number of ranks.
     """
@@ -92,7 +94,7 @@ def verify(
     plan = together(lambda: _plan(run, records, epoch, from_start, config, rt), rt.control)
     until, after = broadcast_json(plan, rt.control)
     with _copy(run, after, work_dir, rt) as copy:
-        replayed = replace(config, output_dir=str(copy), tracking="none")
+        replayed = replace(config, output_dir=str(copy))
         history = train_on(rt, replayed, resume=True, until=until)
     if not rt.is_lead:
         return []
@@ -144,21 +146,14 @@ def _plan(
             f"{run.path} has the epochs {0 if from_start else 1} to {last} of Step 2",
             "name one of them",
         )
-    made_by = len(run.read_json("environment.json").get("ranks", [])) or None
-    after = -1
-    if not from_start:
-        kept = {int(path.name.rpartition("-")[2]): path for path in _worlds(run)}
-        earlier = [number for number in kept if number < until]
-        if not earlier:
-            raise UserError(
-                "--epoch",
-                until,
-                f"no commit before it is kept: there are those of {sorted(kept)}",
-                "give a later epoch, or --from_start",
-            )
-        after = max(earlier)
-        made_by = read_state(kept[after])["num_ranks"]
-    if made_by not in (None, rt.num_ranks) and not config.train.exact_elastic:
+    kept = {int(path.name.rpartition("-")[2]): path for path in _worlds(run)}
+    # Without any commit the whole run is all that can be verified.
+    earlier = [] if from_start or (epoch is None and not kept) else _earlier(kept, until)
+    if earlier:
+        made_by = read_state(kept[max(earlier)])["num_ranks"]
+    else:
+        made_by = len(run.read_json("environment.json").get("ranks", [])) or rt.num_ranks
+    if made_by != rt.num_ranks and not config.train.exact_elastic:
         raise UserError(
             "RUN",
             run.path,
@@ -166,7 +161,38 @@ def _plan(
             "in another order",
             "start as many; only with train.exact_elastic any number gives the same",
         )
+    after = max(earlier, default=-1)
+    _check_settings(run, [kept[n] for n in kept if after < n <= until], after, config)
     return until, after
+
+
+def _earlier(kept: Mapping[int, Path], until: int) -> list[int]:
+    """Epochs before one whose commits are kept."""
+    earlier = [number for number in kept if number < until]
+    if not earlier:
+        raise UserError(
+            "--epoch",
+            until,
+            f"no commit before it is kept: there are those of {sorted(kept)}",
+            "give a later epoch, or --from_start",
+        )
+    return earlier
+
+
+def _check_settings(run: RunDirectory, commits: Sequence[Path], after: int, config: Config) -> None:
+    """Raise UserError where an epoch to be trained again was made with other settings than now.
+
+    commits: of those epochs. after: the epoch to begin with, -1 for the start.
+    """
+    here = config_digest(config)
+    others = [path for path in commits if read_state(path)["config_sha256"] != here]
+    if others or (after < 0 and run.earlier_settings):
+        raise UserError(
+            "RUN",
+            run.path,
+            "its settings were changed on the way (config-changes-ATTEMPT.json)",
+            "give an --epoch after the change",
+        )
 
 
 def _worlds(run: RunDirectory) -> list[Path]:
@@ -206,7 +232,8 @@ def _fill(run: RunDirectory, after: int, folder: Path) -> None:
     for file in (run.config, run.splits, run.path / "environment.json"):
         shutil.copy2(file, folder / file.name)
     notes: Mapping[str, Any] = run.read_json("run.json")
-    atomic.write_json(folder / "run.json", {"run_id": notes["run_id"], "attempt": 1})
+    known = {"earlier_settings": run.earlier_settings}
+    atomic.write_json(folder / "run.json", {"run_id": notes["run_id"], "attempt": 1} | known)
     if after < 0:
         return
     # The first lines: those of a commit are cut to its number by the resume itself.

@@ -55,13 +55,27 @@ def test_what_its_settings_make_is_verified_and_only_read(
     run: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _files_of(run.parent)
-    assert main(["verify", str(run), *words]) == 0
+    assert main(["verify", str(run), *words, "--tracking", "tensorboard"]) == 0
     shown = capsys.readouterr().out
     assert "all equal" in shown
     assert "weights of A" in shown
     assert "R_A and R_B" in shown
     assert "models/b" in shown
     assert _files_of(run.parent) == before
+
+
+def test_another_torch_is_warned_of_and_a_run_without_commits_is_trained_whole(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    _without_commits(other)
+    made_with = json.loads((other / "environment.json").read_text())
+    (other / "environment.json").write_text(json.dumps(made_with | {"torch": "2.0.1"}))
+    assert main(["verify", str(other)]) == 0
+    shown = capsys.readouterr().out
+    assert "(made with 2.0.1): right, but not bit-equal" in shown
+    assert re.search(r"^\W+0 .* weights of A", shown, re.MULTILINE), "from the first weights on"
 
 
 def _other_digest(name: str) -> Change:
@@ -133,6 +147,17 @@ def _without_commits(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
 
 
+def _changed_since(run: Path) -> None:
+    """As `--allow-config-change` leaves a run that has not come to another epoch."""
+    file = run / "config.yaml"
+    file.write_text(file.read_text().replace("clip_grad_norm: null", "clip_grad_norm: 9.0"))
+
+
+def _once_changed(run: Path) -> None:
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(about | {"earlier_settings": ["0" * 64]}))
+
+
 def _nothing(run: Path) -> None:
     pass
 
@@ -143,7 +168,9 @@ def _nothing(run: Path) -> None:
         (_nothing, ["--epoch", "3"], "--epoch: 3: .* has the epochs 1 to 2"),
         (_nothing, ["--epoch", "-1"], "--epoch: -1: must not be negative"),
         (_nothing, ["--work_dir", "nowhere"], "--work_dir: nowhere: cannot be written to"),
-        (_without_commits, [], "--epoch: 2: no commit before it is kept"),
+        (_without_commits, ["--epoch", "2"], "--epoch: 2: no commit before it is kept"),
+        (_changed_since, [], "its settings were changed on the way"),
+        (_once_changed, ["--from_start"], "its settings were changed on the way"),
         (_without_digests, [], "has recorded no hashes"),
         (_before_step_two, [], "has not come to Step 2"),
         (_of_two_ranks, ["--from_start"], r"was made by 2 process\(es\), here are 1"),

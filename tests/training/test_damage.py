@@ -253,6 +253,7 @@ def test_without_a_whole_commit_the_resume_is_refused_and_counts_no_attempt(
     shutil.copytree(stopped[0], run)
     for commit in commits_in(run / "checkpoints" / what):
         (commit / "manifest.json").write_text('{"format": 1, "files": {"../../run.json": ""}}')
+    (run / "fence").write_text("2\n")  # raised before commits are looked at, so that they stay
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for _ in range(2):
         assert cli.main(["train", "--resume", str(run)]) == 2

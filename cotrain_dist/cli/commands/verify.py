@@ -1,6 +1,7 @@
 """`cotrain-dist verify RUN`: is the run what its settings make?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
@@ -32,7 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     own, settings = parser.parse_with_settings(arguments)
     if own.epoch is not None and own.epoch < 0:
         raise UserError("--epoch", own.epoch, "must not be negative", "epochs count from 1")
-    config = config_of_run(own.run, settings, PROG)
+    # A tracker's files lie in the run, which is only read.
+    config = replace(config_of_run(own.run, settings, PROG), tracking="none")
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
