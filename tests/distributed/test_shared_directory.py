@@ -19,7 +19,7 @@ from cotrain_dist.errors import UserError
 from cotrain_dist.store import atomic, checkpoint, shared
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.store.shared import wait_until_seen
-from cotrain_dist.training import commits
+from cotrain_dist.training import found
 
 LATE_SECONDS = 1.0
 
@@ -54,7 +54,7 @@ def _old_view(what: str) -> Iterator[None]:
 
     with ExitStack() as stack:
         if os.environ["RANK"] == "1" and what == "listing":
-            stack.enter_context(mock.patch.object(commits, "commits_in", older))
+            stack.enter_context(mock.patch.object(found, "commits_in", older))
         if os.environ["RANK"] == "1" and what == "manifest":
             stack.enter_context(mock.patch.object(checkpoint, "file_digest", other))
             stack.enter_context(mock.patch.object(shared, "SEEN_WITHIN_SECONDS", LATE_SECONDS))
