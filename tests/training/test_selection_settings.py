@@ -133,7 +133,7 @@ def _plan(num_taught: int, num_shards: int = 1, **train: Any) -> tuple[TrainingS
     learned = training_set(labeled, PseudoLabeled(ids, ids % 2))
     student: Any = SimpleNamespace(
         config=SimpleNamespace(train=TrainConfig(batch_size=8, **train)),
-        group=SimpleNamespace(size=num_shards),
+        num_shards=num_shards,
         teachers=(),
     )
     return learned, plan_of(student, learned, (0, "a", "cotrain", 1))
