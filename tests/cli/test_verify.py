@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import cotrain_quietly
+from filelock import FileLock
 from ranks import run_ranks, tiny_config, train_run
 from safetensors.torch import load_file, save_file
 
@@ -209,3 +210,13 @@ def test_several_ranks_verify_rounds_that_begin_again_from_step_one(
         arguments = ["verify", str(tmp_path / "run"), *words]
         assert run_ranks(_verify, num_ranks, tmp_path, arguments) == [0] * num_ranks
     assert run_ranks(_verify, 1, tmp_path, ["verify", str(tmp_path / "run")]) == [2]
+
+
+def test_a_run_that_is_being_trained_is_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held = tmp_path / "held"
+    shutil.copytree(run, held)
+    with FileLock(held / "lock"):
+        assert main(["verify", str(held)]) == 2
+    assert "is in use by a training that still runs" in capsys.readouterr().err
