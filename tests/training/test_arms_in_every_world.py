@@ -17,7 +17,7 @@ from cotrain_dist.training import cotrain
 
 ARMS = ("synergy", "v-pet", "fixmatch", "freematch")
 
-AFTER_STEPS = {"test", "own_accuracy_a", "own_accuracy_b"}
+AFTER_STEPS = {"test", "own_accuracy_a", "own_accuracy_b", "digests"}
 """What a line says of weights after steps: with batch normalization another world, another step."""
 
 
@@ -64,6 +64,7 @@ def _taught(run: Path) -> dict[str, Any]:
     found = {
         key: value for key, value in line.items() if key not in AFTER_STEPS and "fit_" not in key
     }
+    found["exchange"] = (line["exchange"], line["digests"]["exchange"])
     for role in ("a", "b"):
         fit = line[f"fit_{role}"]
         found[role] = (fit["num_steps"], fit["num_samples"])
