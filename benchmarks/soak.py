@@ -1,17 +1,19 @@
-"""Kill random ranks and launchers at random moments, go on, and compare the end bit by bit.
+"""Kill, stop or freeze random ranks at random moments, go on, and compare the end bit by bit.
 
     SOAK_MINUTES=20 python benchmarks/soak.py OUTPUT [--seed 0] [--worlds 2 1+3] [--recipes paper]
-        [--phases train fit] [--broken layout]
+        [--phases train fit] [--deeds kill freeze] [--broken layout]
 
-Each run is killed up to three times: by SIGKILL, at a moment drawn from those that an undisturbed
-run has counted in each phase (start, features, passes, gathers, broadcasts, thirds of training,
-fits, commits while they are written, before and after their rename), on a rank that is drawn; or
-the launcher is, at a random second. A kill counts where the victim's wait status proves it and the
-run was unfinished. All others must end by themselves; then the run is continued with `train
---resume`, and at its end its models and history must equal those of the undisturbed run. Each kill
-is a line of OUTPUT/ledger.jsonl; several calls add to it, for one commit of the code. Phases with
-few kills come first. Exit code 1 where a run hangs, fails or ends with other bits, or where a
-commit is found half written. `--broken` breaks the build on purpose, and then that must be so.
+Each run is disturbed up to three times. It is killed: by SIGKILL, at a moment drawn from those that
+an undisturbed run has counted in each phase (start, features, passes, gathers, broadcasts, thirds
+of training, fits, commits while they are written, before and after their rename), on a rank that is
+drawn; or the launcher is, at a random second. Or a rank is frozen by SIGSTOP, or asked to stop by a
+signal or by the stop file (`--deeds`). A kill counts where the victim's wait status proves it and
+the run was unfinished. All others must end by themselves, and all of them with the code of a stop
+after one; then the run is continued with `train --resume`, and at its end its models and history
+must equal those of the undisturbed run. Each deed is a line of OUTPUT/ledger.jsonl; several calls
+add to it, for one commit of the code. Phases with few of them come first. Exit code 1 where a run
+hangs, fails or ends with other bits, or where a commit is found half written. `--broken` breaks the
+build on purpose, and then that must be so.
 """
 
 import argparse
@@ -33,6 +35,7 @@ from typing import Any
 
 import soak_ranks
 from soak_ranks import (
+    DEEDS,
     ENDED_SECONDS,
     Ranks,
     Victim,
@@ -56,6 +59,9 @@ WORLDS: dict[str, tuple[int, str]] = {
 }
 RECIPES = ("paper", "synergy", "heads")
 RUN_SECONDS = 600.0
+STOP_SECONDS = 30.0
+"""Limit on the time from a request to stop until the last rank has ended."""
+EXIT_STOPPED, EXIT_PEER_LOST = 3, 4
 RANKS_FILE = str(soak_ranks.__file__)
 
 STEPS = ("train", "fit")
@@ -78,8 +84,10 @@ class Plan:
 class Soak:
     """All runs of one call."""
 
-    def __init__(self, output: Path, seed: int, phases: Sequence[str] = ()) -> None:
-        self.output, self.seed, self.phases = output, seed, phases
+    def __init__(
+        self, output: Path, seed: int, phases: Sequence[str] = (), deeds: Sequence[str] = ("kill",)
+    ) -> None:
+        self.output, self.seed, self.phases, self.deeds = output, seed, phases, deeds
         self.random = random.Random(seed)
         self.ledger = output / "ledger.jsonl"
         root = Path(__file__).parents[1]
@@ -123,10 +131,10 @@ class Soak:
                 words += ["--pretrain.fit_head", "true", "--train.ema_decay", 0.9]
         return ["train", *map(str, words)]
 
-    def start(self, plan: Plan, words: list[str], marks: Path, victim: Victim | None) -> Ranks:
-        """The ranks of a run, with new marks."""
+    def start(self, plan: Plan, run: Path, marks: Path, victim: Victim | None) -> Ranks:
+        """The ranks of a run that begins or goes on, with new marks."""
         _new_folder(marks)
-        return start_ranks(WORLDS[plan.world][0], words, marks, victim)
+        return start_ranks(WORLDS[plan.world][0], self._words(plan, run), run, marks, victim)
 
     def undisturbed(self, plan: Plan) -> tuple[str, dict[int, Counter[str]]]:
         """The digest of an undisturbed run, and the moments of each phase by rank."""
@@ -134,7 +142,7 @@ class Soak:
         run, marks = folder / "run", folder / "marks"
         if not _is_finished(run):
             shutil.rmtree(folder, ignore_errors=True)
-            ranks = self.start(plan, self.arguments(plan, run), marks, None)
+            ranks = self.start(plan, run, marks, None)
             codes = wait_for(ranks, RUN_SECONDS)
             if set(codes.values()) != {0}:
                 raise SystemExit(f"{plan.name}: undisturbed, and ended with {codes}: {marks}")
@@ -143,6 +151,7 @@ class Soak:
     def episode(self, plan: Plan, number: int) -> None:
         """One run, killed up to three times, and its end."""
         expected, counts = self.undisturbed(plan)
+        num_failures = self.num_failures
         folder = self.output / self.commit / plan.name / f"{self.seed}-{number}"
         run = folder / "run"
         kills: list[dict[str, Any]] = []
@@ -151,8 +160,8 @@ class Soak:
             if _is_finished(run):
                 break
             marks = folder / f"marks-{attempt}"
-            killed = self._kill_launcher if self._draws_launcher(plan) else self._kill_rank
-            found = killed(plan, run, marks, counts)
+            disturbed = self._kill_launcher if self._draws_launcher(plan) else self._disturb_rank
+            found = disturbed(plan, run, marks, counts)
             if last is not None:
                 self._tell_what_came_after(last, marks)
             last = found
@@ -162,7 +171,7 @@ class Soak:
                 kills.append(found)  # which is told more of by the next attempt
         marks = folder / "marks-end"
         if not _is_finished(run):
-            ranks = self.start(plan, self._words(plan, run), marks, None)
+            ranks = self.start(plan, run, marks, None)
             codes = wait_for(ranks, RUN_SECONDS)
             if last is not None:
                 self._tell_what_came_after(last, marks)
@@ -179,9 +188,9 @@ class Soak:
             }
             with self.ledger.open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        if is_same:
+        if is_same and self.num_failures == num_failures:
             shutil.rmtree(folder)
-        else:
+        elif not is_same:
             self._fail(f"{plan.name} {number}: other bits after {kills}: {folder}")
 
     def _words(self, plan: Plan, run: Path) -> list[str]:
@@ -191,14 +200,15 @@ class Soak:
         return self.arguments(plan, run)
 
     def _draws_launcher(self, plan: Plan) -> bool:
-        is_wanted = not self.phases or "launcher" in self.phases
+        is_wanted = "kill" in self.deeds and (not self.phases or "launcher" in self.phases)
         return is_wanted and WORLDS[plan.world][0] > 1 and self.random.random() < 0.1
 
-    def _kill_rank(
+    def _disturb_rank(
         self, plan: Plan, run: Path, marks: Path, counts: dict[int, Counter[str]]
     ) -> dict[str, Any] | None:
         """One rank at a drawn moment; None where the run has ended without it."""
-        done = Counter(line["phase"] for line in self.lines())
+        deed = self.random.choice([d for d in self.deeds if d != "freeze" or len(counts) > 1])
+        done = Counter(line["phase"] for line in self.lines() if line["deed"] == deed)
         choices = [
             (rank, point, nth, phase_of(point, nth, number))
             for rank, own in counts.items()
@@ -206,20 +216,38 @@ class Soak:
             for nth in (self.random.randint(1, number) for _ in range(3))
         ]
         choices = [choice for choice in choices if not self.phases or choice[1] in self.phases]
+        if deed == "stop file":  # there is no run directory yet
+            choices = [choice for choice in choices if choice[1] != "start"]
         fewest = min(done[phase] for *_, phase in choices)
         rank, point, nth, phase = self.random.choice(
             [choice for choice in choices if done[choice[3]] <= fewest + 1]
         )
-        ranks = self.start(plan, self._words(plan, run), marks, (rank, point, nth))
-        died_at = until_one_ended(ranks, RUN_SECONDS)
-        codes = wait_for(ranks, ENDED_SECONDS)
+        ranks = self.start(plan, run, marks, Victim(rank, point, nth, deed))
+        until_one_ended(ranks, RUN_SECONDS)
+        # One that is frozen ends for none of the others; it is let go once they have.
+        others = {key: value for key, value in ranks.items() if key != rank or deed != "freeze"}
+        codes = wait_for(others, ENDED_SECONDS)
+        ended_at = time.time()
+        if deed == "freeze":
+            ranks[rank].kill()
+            codes |= wait_for({rank: ranks[rank]}, ENDED_SECONDS)
+        told = f"{plan.name}: {codes} after {deed} of rank {rank} in {phase}: {marks}"
         if None in codes.values():
-            self._fail(f"{plan.name}: {codes} after a kill of rank {rank} in {phase}: {marks}")
-        if codes[rank] != -signal.SIGKILL or _is_finished(run):
+            self._fail(told)
+        if not (marks / "deed").exists() or _is_finished(run):
             return None
+        seconds = ended_at - (marks / "deed").stat().st_mtime
+        if deed == "kill":
+            is_well = codes[rank] == -signal.SIGKILL
+        elif deed == "freeze":
+            is_well = {codes[other] for other in others} == {EXIT_PEER_LOST}
+        else:
+            is_well = set(codes.values()) == {EXIT_STOPPED} and seconds < STOP_SECONDS
+        if not is_well:
+            self._fail(f"{told}, {seconds:.0f} s after it")
         return {
-            **{"phase": phase, "rank": rank, "status": codes[rank]},
-            "seconds_until_all_ended": round(time.monotonic() - died_at, 1),
+            **{"deed": deed, "phase": phase, "rank": rank, "status": codes[rank]},
+            "seconds_until_all_ended": round(seconds, 1),
         }
 
     def _kill_launcher(
@@ -253,7 +281,7 @@ class Soak:
         if status != -signal.SIGKILL or _is_finished(run):
             return None
         return {
-            **{"phase": "launcher", "rank": None, "status": status},
+            **{"deed": "kill", "phase": "launcher", "rank": None, "status": status},
             "seconds_until_all_ended": round(time.monotonic() - died_at, 1),
         }
 
@@ -274,7 +302,9 @@ class Soak:
         """The ledger of this commit."""
         if not self.ledger.is_file():
             return []
-        lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
+        lines = [
+            {"deed": "kill"} | json.loads(line) for line in self.ledger.read_text().splitlines()
+        ]
         return [line for line in lines if line["commit"] == self.commit]
 
 
@@ -350,7 +380,12 @@ def _is_finished(run: Path) -> bool:
 
 
 def report(lines: list[dict[str, Any]]) -> str:
-    """Kills by phase and world, and what they cost."""
+    """Each deed by phase and world, and what it cost."""
+    deeds = [deed for deed in DEEDS if any(line["deed"] == deed for line in lines)]
+    return "\n\n".join(_report([line for line in lines if line["deed"] == d], d) for d in deeds)
+
+
+def _report(lines: list[dict[str, Any]], deed: str) -> str:
     worlds = [world for world in WORLDS if any(line["world"] == world for line in lines)]
     text = ["| phase | " + " | ".join(worlds) + " | all |", "|---" * (len(worlds) + 2) + "|"]
     for phase in sorted({line["phase"] for line in lines}):
@@ -358,7 +393,9 @@ def report(lines: list[dict[str, Any]]) -> str:
         numbers = [sum(line["world"] == world for line in own) for world in worlds]
         text.append(f"| {phase} | " + " | ".join(map(str, (*numbers, len(own)))) + " |")
     text.append("")
-    text.append(f"{len(lines)} kills, {sum(not line['is_same'] for line in lines)} with other bits")
+    text.append(
+        f"{deed}: {len(lines)}, {sum(not line['is_same'] for line in lines)} with other bits"
+    )
     value_of: Callable[[str], list[float]] = lambda key: [  # noqa: E731
         line[key] for line in lines if line.get(key) is not None
     ]
@@ -377,19 +414,20 @@ def main() -> int:
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--episodes", type=int, help="at most so many, whatever the time")
     parser.add_argument("--phases", nargs="+", default=[], help="kill in these points alone")
+    parser.add_argument("--deeds", nargs="+", choices=list(DEEDS), default=["kill"])
     parser.add_argument("--broken", default="", choices=("", "layout", "rename", "exchange"))
     given = parser.parse_args()
     until = time.monotonic() + 60.0 * float(os.environ.get("SOAK_MINUTES", "10"))
     import_all()
     os.environ["SOAK_BROKEN"] = given.broken
-    soak, number = Soak(given.output.absolute(), given.seed, given.phases), 0
+    soak, number = Soak(given.output.absolute(), given.seed, given.phases, given.deeds), 0
     while time.monotonic() < until and number != given.episodes:
         if given.broken and soak.num_failures:
             break  # found out
         plan = Plan(soak.random.choice(given.worlds), soak.random.choice(given.recipes))
         soak.episode(plan, number)
         number += 1
-        print(f"{plan.name}: {len(soak.lines())} kills, {soak.num_failures} failures", flush=True)
+        print(f"{plan.name}: {len(soak.lines())} deeds, {soak.num_failures} failures", flush=True)
     print(report(soak.lines()))
     return 1 if soak.num_failures else 0
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,27 @@ WORLD_VARIABLES = (
 
 Ranks = dict[int, BaseProcess]
 
-Victim = tuple[int, str, int]
-"""A rank, a point of its work, and which time it comes to it."""
+
+@dataclass(frozen=True)
+class Victim:
+    """A rank, a point of its work, which time it comes to it, and what happens to it there."""
+
+    rank: int
+    point: str
+    nth: int
+    deed: str = "kill"
+
+
+DEEDS = {
+    "kill": signal.SIGKILL,
+    "freeze": signal.SIGSTOP,
+    "SIGINT": signal.SIGINT,
+    "SIGTERM": signal.SIGTERM,
+    "SIGUSR1": signal.SIGUSR1,
+    "SIGUSR2": signal.SIGUSR2,
+    "stop file": None,
+}
+"""What happens to a victim, and the signal that it sends itself."""
 
 
 def import_all() -> None:
@@ -59,7 +79,12 @@ def body(argv: Sequence[str]) -> int:
         os.write(files[point], b".")  # it outlives the process
         counts[point] += 1
         if point == fatal and counts[point] == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+            (folder / "deed").touch()
+            number = DEEDS[os.environ["SOAK_DEED"]]
+            if number is None:
+                Path(os.environ["SOAK_RUN"], "stop").touch()
+            else:
+                os.kill(os.getpid(), number)
 
     def wrap(owner: Any, name: str, before: str, after: str = "", *, only: Any = None) -> None:
         inner = getattr(owner, name)
@@ -115,17 +140,20 @@ def _break(what: str) -> None:
             commits.exchange_from_tensors = lambda tensors: Exchange.empty()
 
 
-def start_ranks(num_ranks: int, words: Sequence[str], marks: Path, victim: Victim | None) -> Ranks:
-    """One process per rank of `train`; what they print and count lies in `marks`."""
+def start_ranks(
+    num_ranks: int, words: Sequence[str], run: Path, marks: Path, victim: Victim | None
+) -> Ranks:
+    """One process per rank of `train` of `run`; what they print and count lies in `marks`."""
     port = free_port()
     ranks: Ranks = {}
     for rank in range(num_ranks):
-        environ = clean_environment() | {"SOAK_DIR": str(marks)}
+        environ = clean_environment() | {"SOAK_DIR": str(marks), "SOAK_RUN": str(run)}
         if num_ranks > 1:
             own = (rank, rank, num_ranks, num_ranks, "127.0.0.1", port, "lo")
             environ |= dict(zip(WORLD_VARIABLES, map(str, own), strict=True))
-        if victim is not None and victim[0] == rank:
-            environ |= {"SOAK_POINT": victim[1], "SOAK_NTH": str(victim[2])}
+        if victim is not None and victim.rank == rank:
+            environ |= {"SOAK_POINT": victim.point, "SOAK_NTH": str(victim.nth)}
+            environ |= {"SOAK_DEED": victim.deed}
         ranks[rank] = multiprocessing.get_context("fork").Process(
             target=_rank, args=(words, environ, marks / f"{rank}.out")
         )

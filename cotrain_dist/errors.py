@@ -10,6 +10,8 @@ EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 3
 EXIT_PEER_LOST = 4
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells say it."""
 
 
 class UserError(ValueError):

@@ -1,4 +1,4 @@
-"""The soak in short: real ranks, killed for good, go on and end with the same bits."""
+"""The soak in short: real ranks, killed, frozen or stopped, go on and end with the same bits."""
 
 import json
 import os
@@ -23,14 +23,25 @@ def _soak(output: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "recipe"), [("1+3", "paper"), ("2", "heads")])
-def test_killed_ranks_go_on_to_the_same_end(world: str, recipe: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("world", "recipe", "deeds", "status"),
+    [
+        ("1+3", "paper", ["kill"], -9),
+        ("2", "heads", ["kill"], -9),
+        ("2", "paper", ["freeze"], -9),
+        ("1+3", "synergy", ["SIGTERM", "SIGINT", "stop file"], 3),
+    ],
+    ids=["1+3-paper-kill", "2-heads-kill", "2-paper-freeze", "1+3-synergy-stop"],
+)
+def test_disturbed_ranks_go_on_to_the_same_end(
+    world: str, recipe: str, deeds: list[str], status: int, tmp_path: Path
+) -> None:
     words = ("--seed", "3", "--episodes", "2", "--worlds", world, "--recipes", recipe)
-    done = _soak(tmp_path, *words)
+    done = _soak(tmp_path, *words, "--deeds", *deeds)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
     assert lines
-    assert all(line["is_same"] and line["status"] == -9 for line in lines)
+    assert all(line["is_same"] and line["status"] == status for line in lines)
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from cotrain_dist.cli import commands
 from cotrain_dist.config.parsing import check_text
 from cotrain_dist.errors import (
     EXIT_FAILED,
+    EXIT_INTERRUPTED,
     EXIT_PEER_LOST,
     EXIT_USER_ERROR,
     PeerLostError,
@@ -66,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _complain(describe_os_error(error), EXIT_FAILED)
     except KeyboardInterrupt:
-        # 128 + SIGINT, as shells say it.
-        return _complain("interrupted; train --resume goes on from the last commit", 130)
+        message = "interrupted; train --resume goes on from the last commit"
+        return _complain(message, EXIT_INTERRUPTED)
 
 
 def _dispatch(arguments: list[str]) -> int:

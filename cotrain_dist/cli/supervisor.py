@@ -11,10 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from cotrain_dist.errors import EXIT_PEER_LOST, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from cotrain_dist.runtime.stop import SAME_REQUEST_SECONDS
 
 SHELL_SIGNALS = 128
 """Added to the number of a signal that ended a process, as shells do."""
@@ -118,22 +121,26 @@ def launch_processes(num_processes: int, arguments: Sequence[str], *, precision:
             *("--num_processes", str(num_processes), "--mixed_precision", mixed),
             *("--dynamo_backend", "no", "--main_process_port", "0", *program),
         ]
-    # A session of its own: Ctrl-C then reaches the ranks once, from here.
+    # A session of its own: Ctrl-C then reaches the launcher once, from here.
     child = subprocess.Popen([sys.executable, *program], start_new_session=True)
     with _handing_on(child) as asked:
         code = child.wait()
-    if not asked or code in (0, EXIT_USER_ERROR):
-        return code
-    return SHELL_SIGNALS + signal.SIGINT if signal.SIGINT in asked else EXIT_STOPPED
+    return code if not asked or code in (0, EXIT_USER_ERROR) else EXIT_STOPPED
 
 
 @contextmanager
-def _handing_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Hand signals that ask for an end on to a process; gives those that have come."""
-    asked: list[int] = []
+def _handing_on(child: subprocess.Popen[bytes]) -> Iterator[list[float]]:
+    """Hand signals that ask for an end on to a process, whose session the second one ends at once.
+
+    Gives the seconds at which they came.
+    """
+    asked: list[float] = []
 
     def hand_on(number: int, frame: object) -> None:
-        asked.append(number)
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > SAME_REQUEST_SECONDS:
+            _kill_with_children(child.pid)
+            return
         # Launchers hand SIGINT and SIGTERM on, and die of others.
         child.send_signal(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
@@ -143,6 +150,14 @@ def _handing_on(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _kill_with_children(pid: int) -> None:
+    """A launcher and its ranks, each of which it has given a session of its own."""
+    launcher = psutil.Process(pid)
+    for process in (*launcher.children(recursive=True), launcher):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def check_outside(environ: Mapping[str, str]) -> None:

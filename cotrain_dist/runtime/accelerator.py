@@ -32,7 +32,7 @@ from cotrain_dist.runtime.heartbeat import Heartbeat
 from cotrain_dist.runtime.launch import check_environment, check_world
 from cotrain_dist.runtime.roll_call import Facts, call_the_roll
 from cotrain_dist.runtime.standstill import Progress
-from cotrain_dist.runtime.stop import ends_after
+from cotrain_dist.runtime.stop import STOP, ends_after
 from cotrain_dist.runtime.threads import describe_threads, usable_cores
 from cotrain_dist.runtime.tracking import check_tracker, track_record
 from cotrain_dist.types import Role
@@ -158,6 +158,8 @@ class Runtime:
                 # same and ends it with the true reason, unless there is none.
                 self.heartbeat.watch_on()
                 reason = self.heartbeat.peer_that_left() or error
+        if is_of_library and STOP.is_asked:  # a rank that was waited for has stopped before
+            STOP.end()
         kind_of = UserError if isinstance(reason, UserError) else type(reason)
         self.abandon(f"{kind_of.__name__}: {reason}".splitlines()[0])
         # After the others have been told, and have ended: they may have been writing.

@@ -45,6 +45,9 @@ FAILED = f"{TrainingError.__name__}: "
 VERDICT = "verdict: "
 """How the reason of a rank begins that gives up another: all ranks then name the same one."""
 
+STOPPED = "stopped: "
+"""How the reason of a rank begins that was asked to stop: all ranks then stop in the same way."""
+
 GO_ON = "Ending; go on with train --resume from the last commit."
 
 GRACE_SECONDS = 1.0
@@ -96,8 +99,9 @@ class Heartbeat:
         self._interval = min(self.lost_after_seconds / 5, 5.0)
         self.undo: Callable[[], None] = lambda: None
         """Called where another rank was ended by a user's mistake, before this process ends."""
-        self._stopped = threading.Event()
+        self._stopped, self._beating = threading.Event(), threading.Lock()
         self._beats = 0
+        self._has_heard = False
         # An own connection: the default group's store is not public and may block in a rendezvous.
         self._store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
@@ -122,11 +126,13 @@ class Heartbeat:
     def start(self) -> None:
         """Begin to watch; every rank must have been built by then."""
         self._last_answer = time.monotonic()
+        STOP.tell, STOP.let_hear = self._tell_stop, self._let_hear_stop
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
         """End the threads."""
+        STOP.tell, STOP.let_hear = (lambda by: None), (lambda: None)
         self._stopped.set()
         for thread in self._threads:
             # With a limit: over a dead link, a call to the store never returns.
@@ -149,6 +155,23 @@ class Heartbeat:
         except dist.DistError:  # the store is gone, and so are those who could hear
             pass
 
+    def _tell_stop(self, by: str) -> None:
+        """Tell the others that this rank is asked to stop, and watch no more: it ends in seconds.
+
+        by: what has asked. Called from any thread.
+        """
+        self._stopped.set()
+        told = by if self._has_heard else f"{by} to {self.label}"
+        with self._beating, contextlib.suppress(dist.DistError):
+            self._store.set(self._key(self._rank), LEFT + STOPPED + told)
+
+    def _let_hear_stop(self) -> None:
+        """The store lives in rank 0's process: there, wait until all others have heard."""
+        if self._rank == 0:
+            with contextlib.suppress(dist.DistError):
+                limit = self._interval + 2 * GRACE_SECONDS
+                self._wait_until_left(range(1, len(self._labels)), limit)
+
     def _wait_until_left(self, ranks: Iterable[int], limit_seconds: float) -> None:
         keys = [self._key(rank) for rank in ranks]
         if not keys:  # the store answers nothing to that
@@ -163,8 +186,10 @@ class Heartbeat:
         return f"cotrain_dist/beat/{rank}"
 
     def _beat(self) -> None:
-        self._beats += 1
-        self._store.set(self._key(self._rank), self._progress.beat(self._beats).pack())
+        with self._beating:
+            if not self._stopped.is_set():  # else it would write over the word of the end
+                self._beats += 1
+                self._store.set(self._key(self._rank), self._progress.beat(self._beats).pack())
 
     def _run(self) -> None:
         keys = [self._key(rank) for rank in range(len(self._labels))]
@@ -223,6 +248,9 @@ class Heartbeat:
 
     def _hear(self, rank: int, why: str) -> None:
         """Another rank has ended with an error: end, unless this one does so by itself."""
+        if why.startswith(STOPPED):
+            self._stop_as_well(why)
+            return
         is_verdict = why.startswith(VERDICT)  # no rank ends that by itself
         if self._stopped.wait(0.0 if is_verdict else GRACE_SECONDS):
             return
@@ -239,6 +267,10 @@ class Heartbeat:
                     self._wait_until_left(others, self._interval + 2 * GRACE_SECONDS)
         is_lost = isinstance(error, PeerLostError)
         self._end(str(error), EXIT_PEER_LOST if is_lost else EXIT_FAILED)
+
+    def _stop_as_well(self, why: str) -> None:
+        self._has_heard = True
+        STOP.ask(why.removeprefix(STOPPED))
 
     def _error_of(self, rank: int, why: str) -> TrainingError | PeerUserError:
         """The error here for one that has ended another rank."""
@@ -268,7 +300,8 @@ class Heartbeat:
     def peer_that_left(self) -> TrainingError | PeerUserError | None:
         """An error about another rank that has ended with one; None where none says so.
 
-        For a rank whose collective has failed: gloo tells of a closed connection alone.
+        For a rank whose collective has failed: gloo tells of a closed connection alone. Where the
+        other one was asked to stop, this one is as well.
         """
         others = [rank for rank in range(len(self._labels)) if rank != self._rank]
         try:
@@ -276,6 +309,8 @@ class Heartbeat:
         except dist.DistError:
             return None
         for rank, why in _left(zip(others, values, strict=True)):
+            if why.startswith(STOPPED):
+                self._stop_as_well(why)
             return self._error_of(rank, why)
         return None
 

@@ -25,6 +25,7 @@ from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.clock import peak_memory_bytes
 from cotrain_dist.runtime.collectives import RankGroup, all_gather_json, broadcast_json, sum_over
+from cotrain_dist.runtime.stop import STOP
 from cotrain_dist.store.records import CotrainRecord, Fit, RoleRecord
 from cotrain_dist.training.commits import CotrainState, commit_cotrain
 from cotrain_dist.training.context import Images, RunContext
@@ -82,6 +83,7 @@ def close_epoch(
     if outcome.epoch == 0 and ctx.config.cotrain.returns_to_step_one:
         export_models(students, 0, class_names, ctx.store, prefix=STEP_ONE)
     commit_cotrain(students, state, images, ctx)
+    STOP.rest(f"committed epoch {outcome.epoch}; ")
 
 
 def keep_best(

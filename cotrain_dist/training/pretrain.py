@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from cotrain_dist.config import PretrainConfig
 from cotrain_dist.errors import TrainingError
 from cotrain_dist.method.splits import Split
+from cotrain_dist.runtime.stop import STOP
 from cotrain_dist.store.records import PretrainRecord
 from cotrain_dist.training.commits import PretrainState, commit_pretrain
 from cotrain_dist.training.context import Images, RunContext
@@ -35,6 +36,7 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
         ctx.reporter.say(line, shown=shown)
         # After `state` has moved on: the commit holds the epoch to go on with.
         commit_pretrain(student, state, epoch, images, ctx)
+        STOP.rest(f"committed pre-training epoch {epoch}; ")
 
 
 def pretrain_epoch(

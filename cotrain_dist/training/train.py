@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import all_gather_json, broadcast_json, together
 from cotrain_dist.runtime.determinism import not_exact_line
+from cotrain_dist.runtime.stop import stops_by_file
 from cotrain_dist.runtime.threads import threads_line
 from cotrain_dist.runtime.tracking import tracking
 from cotrain_dist.store.features import FeatureStore
@@ -105,7 +106,8 @@ def train_on(
         ctx.store.start_log(rt.global_rank)
         for change in changes:
             ctx.reporter.warn(f"settings changed by this attempt: {change}")
-        with tracking(rt.accelerator, flatten(asdict(config))), rt.progress.expected():
+        stops = stops_by_file(ctx.store.path) if rt.is_lead else nullcontext()
+        with stops, tracking(rt.accelerator, flatten(asdict(config))), rt.progress.expected():
             _introduce(ctx, images)
             commits = agree_on_commits(found, ctx)
             students = [

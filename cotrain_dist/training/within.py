@@ -13,7 +13,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,10 @@ from cotrain_dist.training.student import Student
 from cotrain_dist.types import Position
 
 STEPS_BETWEEN_LOOKS = 8
-"""Steps after which the ranks of a model agree on whether it is time: a collective of 8 bytes."""
+"""Steps after which the ranks of a model agree on whether it is time: a collective of 16 bytes."""
+
+FIRST_LOOKS = (1, 2, 4)
+"""Steps after which they do so as well: an epoch may have fewer than eight."""
 
 
 @dataclass
@@ -70,17 +72,15 @@ class Within:
         self._last = time.monotonic()
         self._writer: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._patience = ExitStack()
         self.before_commit: Callable[[], None] = lambda: None
         """Raises where what the model has become is not to be kept."""
 
     def __enter__(self) -> "Within":
-        self._patience.enter_context(STOP.patient())
+        STOP.begin_steps()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Nothing is written any more once the epoch has ended, by itself or by an error."""
-        self._patience.close()
         if kind is None:
             self.wait()
         elif self._writer is not None:
@@ -150,19 +150,20 @@ class Within:
         Where a rank of the model was asked to stop, its ranks commit and end.
         """
         is_stop = False
+        number, is_alone = progress.num_steps, self._student.group.size == 1
         # A lone rank has nobody to agree with.
-        if self._student.group.size == 1 or progress.num_steps % STEPS_BETWEEN_LOOKS == 0:
+        if is_alone or number in FIRST_LOOKS or number % STEPS_BETWEEN_LOOKS == 0:
             # Clocks differ, and so would what the ranks do.
             asked = torch.tensor([int(self._is_time()), int(STOP.is_asked)])
             is_time, is_stop = map(bool, max_over(asked, self._student.group))
         else:
             is_time = False
         every = self._limits.every_steps
-        if is_time or is_stop or (every is not None and progress.num_steps % every == 0):
+        if is_time or is_stop or (every is not None and number % every == 0):
             self._commit(progress)
         if is_stop:
             self.wait()
-            STOP.end(f"committed after {progress.num_steps} steps of the epoch; ")
+            STOP.end(f"committed after {number} steps of the epoch; ")
 
     def _is_time(self) -> bool:
         minutes = self._limits.every_minutes

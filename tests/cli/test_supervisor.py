@@ -21,6 +21,7 @@ from cotrain_dist.cli.main import main
 from cotrain_dist.cli.supervisor import commits_of, is_fault, supervise, wait_until_released
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.runtime.stop import SAME_REQUEST_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -203,9 +204,12 @@ def test_a_killed_rank_and_a_killed_launcher_are_made_good_and_the_end_is_the_sa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_processes", ["1", "2"])
+@pytest.mark.parametrize(
+    ("num_processes", "number", "handed_on"),
+    [("1", signal.SIGUSR1, "SIGTERM"), ("2", signal.SIGINT, "SIGINT")],
+)
 def test_a_stop_is_handed_on_and_not_made_good(
-    num_processes: str, digits_folder: Path, tmp_path: Path
+    num_processes: str, number: int, handed_on: str, digits_folder: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     config = tiny_config(
@@ -213,9 +217,27 @@ def test_a_stop_is_handed_on_and_not_made_good(
     )
     process = _supervised(config, tmp_path, "--num-processes", num_processes)
     _wait_for_commit(run, set(), process)
-    process.send_signal(signal.SIGUSR1)
+    process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 3, told
-    assert "stopped by SIGTERM" in told
+    assert f"stopped by {handed_on}" in told
     assert "restart" not in told.replace("train --resume", "")
     assert json.loads((run / "run.json").read_text())["attempt"] == 1
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_ends_all_at_once(digits_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = tiny_config(digits_folder, run, pretrain={"num_epochs": 500})
+    process = _supervised(config, tmp_path, "--num-processes", "2")
+    _wait_for_commit(run, set(), process)
+    ranks = _ranks_of(str(tmp_path))
+    for rank in ranks:  # frozen: they hear no signal, and their launcher waits for them
+        os.kill(rank, signal.SIGSTOP)
+    process.send_signal(signal.SIGINT)
+    time.sleep(SAME_REQUEST_SECONDS + 0.5)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 3
+    assert len(ranks) == 2
+    assert not set(ranks) & set(_ranks_of(str(tmp_path)))

@@ -1,6 +1,7 @@
 """A signal ends a training at once, in order, and what was committed stays."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from ranks import history_of, run_ranks, tiny_config, train_run
 
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import EXIT_STOPPED
+from cotrain_dist.runtime import stop
 
 WAITING = """
 import logging, time
@@ -79,48 +81,90 @@ def test_a_stopped_training_is_resumed_to_the_same_end(digits_folder: Path, tmp_
     assert history_of(tmp_path / "run") == history_of(tmp_path / "other")
 
 
-PATIENT = """
+STEPPING = """
 import threading
 from cotrain_dist.runtime import stop
 stop.PATIENCE_SECONDS = {seconds}
-with stop.STOP.patient():
-    print("patient", flush=True)
-    while not stop.STOP.is_asked:
-        threading.Event().wait(0.01)
-    print("asked", flush=True)
-    {then}
+stop.SAME_REQUEST_SECONDS = {same}
+stop.STOP.begin_steps()
+print("stepping", flush=True)
+while not stop.STOP.is_asked:
+    threading.Event().wait(0.01)
+print("asked", flush=True)
+{then}
 """
+WAIT = "threading.Event().wait()"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "then", "num_signals", "fragment"),
+    ("number", "seconds", "same", "then", "is_twice", "code", "fragment"),
     [
-        (60, 'stop.STOP.end("committed; ")', 1, "stopped by SIGTERM; committed; go on with"),
-        (60, "threading.Event().wait()", 2, "stopped by SIGTERM; go on with"),
-        (0.5, "threading.Event().wait()", 1, "stopped by SIGTERM; go on with"),
+        (signal.SIGTERM, 60, 60, 'stop.STOP.end("committed; ")', False, 3, "; committed; go on"),
+        (signal.SIGINT, 60, 60, 'stop.STOP.rest("committed; ")', False, 3, "; committed; go on"),
+        (signal.SIGTERM, 60, 0, WAIT, True, 3, "; at once; go on with"),
+        (signal.SIGINT, 60, 0, WAIT, True, 130, "; at once; go on with"),
+        (signal.SIGTERM, 0.5, 60, WAIT, False, 3, "; go on with"),
+        (signal.SIGINT, 2.0, 60, WAIT, True, 3, "; go on with"),
     ],
-    ids=["commits", "asked twice", "takes too long"],
+    ids=["commits", "rests", "twice", "Ctrl-C twice", "takes too long", "the launcher's copy"],
 )
 def test_among_steps_a_commit_comes_first(
-    seconds: float, then: str, num_signals: int, fragment: str
+    number: int, seconds: float, same: float, then: str, is_twice: bool, code: int, fragment: str
 ) -> None:
-    code = WAITING.format(PATIENT.format(seconds=seconds, then=then))
+    script = WAITING.format(STEPPING.format(seconds=seconds, same=same, then=then))
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
-    for expected in ("ready\n", "patient\n"):
+    for expected in ("ready\n", "stepping\n"):
         assert process.stdout.readline() == expected
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.stdout.readline() == "asked\n"
-    if num_signals > 1:
-        process.send_signal(signal.SIGTERM)
+    if is_twice:
+        process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert f"stopped by {signal.Signals(number).name}{fragment}" in errors
+    assert errors.count("stopped by") == 1
+
+
+BY_FILE = """
+import sys
+from pathlib import Path
+from cotrain_dist.runtime.stop import stops_by_file
+run = Path(sys.argv[1])
+(run / "stop").touch()
+with stops_by_file(run):
+    print((run / "stop").exists(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_stop_file_is_obeyed_once(tmp_path: Path) -> None:
+    """One that lies there at the start is taken and asks for nothing: a resume is not stopped."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(BY_FILE), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "False\n"]
+    (tmp_path / "stop").touch()
     _, errors = process.communicate(timeout=20)
     assert process.returncode == EXIT_STOPPED
-    assert fragment in errors
+    assert f"stopped by the file {tmp_path / 'stop'}; go on with" in errors
+    assert not (tmp_path / "stop").exists()
+
+
+def test_a_process_that_no_signal_ends_looks_for_no_file(tmp_path: Path) -> None:
+    with stop.stops_by_file(tmp_path):
+        (tmp_path / "stop").touch()
+        time.sleep(2 * stop.LOOK_SECONDS)
+    assert (tmp_path / "stop").exists()
 
 
 @pytest.mark.slow
@@ -128,7 +172,10 @@ def test_among_steps_a_commit_comes_first(
 def test_all_ranks_commit_where_they_stand_and_go_on_from_there(
     num_ranks: int, digits_folder: Path, tmp_path: Path
 ) -> None:
-    """Epochs of a second, so a signal meets both models among steps; B has two ranks of three."""
+    """Epochs of a second, so a signal meets both models among steps; B has two ranks of three.
+
+    One rank alone is asked; the others hear of it.
+    """
     changes = {
         "data": {"labeled_per_class": 8, "test_per_class": 2, "image_size": 96},
         "train": {"batch_size": 4 if num_ranks == 1 else 6},
@@ -144,11 +191,13 @@ def test_all_ranks_commit_where_they_stand_and_go_on_from_there(
     _wait_for(tmp_path / "run" / "checkpoints" / "b", 1 if num_ranks > 1 else 0)
     _wait_for(tmp_path / "run" / "checkpoints" / "a", 2)
     time.sleep(0.3)  # from an epoch's end into the next one
-    for rank in started:
-        rank.send_signal(signal.SIGUSR2)
+    started[-1].send_signal(signal.SIGUSR2)
     assert [rank.wait(30) for rank in started] == [EXIT_STOPPED] * num_ranks
     printed = [(tmp_path / f"{rank}.out").read_text() for rank in range(num_ranks)]
-    assert "stopped by SIGUSR2; committed after " in printed[0]
+    by = "SIGUSR2" if num_ranks == 1 else r"(SIGUSR2 to rank 2 \(.*\)|another rank of its model)"
+    assert all(re.search(f"stopped by {by}; ", text) for text in printed[:2])
+    assert "; committed " in printed[0]
+    assert "stopped by SIGUSR2; committed " in printed[-1]
     assert "Traceback" not in "".join(printed)
 
     started = _start_ranks(num_ranks, ["train", "--resume", str(tmp_path / "run")], tmp_path)
