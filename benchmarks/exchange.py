@@ -1,10 +1,11 @@
 """The exchange and its record at scale, on two gloo ranks of one thread.
 
-    python benchmarks/exchange.py [--num 1000000 10000000]
+    python benchmarks/exchange.py [--num 1000000 10000000] [--alone]
 
 Synthetic votes of both models on U, 1,000 classes, a tenth of U in R. In turns: the exchange as it
 is, the plain one with all votes on every rank, and what the record of an epoch counts. Bytes
-received are those of the tensors that torch.distributed fills from another rank.
+received are those of the tensors that torch.distributed fills from another rank. --alone: only the
+exchange as it is, three times, for sizes at which the other two need more memory than there is.
 """
 
 import argparse
@@ -16,13 +17,14 @@ from targets import Target, print_all, ratios
 from two_ranks import NUM_CLASSES, in_two_ranks, peak_memory, received_bytes, table_of
 
 NUM_REPEATS = 7
+NUM_REPEATS_ALONE = 3
 THRESHOLD = 0.8
 SIZES = (10**6, 10**7)
 
 
-def targets(sizes: tuple[int, ...] = SIZES) -> list[Target]:
+def targets(sizes: tuple[int, ...] = SIZES, *, alone: bool = False) -> list[Target]:
     """Measured now. The largest of `sizes` is compared with the smallest."""
-    found = in_two_ranks(_measure_exchange, sizes)
+    found = in_two_ranks(_measure_exchange, sizes, alone)
     listed = []
     for size in sizes:
         # Of two ranks, the one that had more.
@@ -42,16 +44,16 @@ def targets(sizes: tuple[int, ...] = SIZES) -> list[Target]:
 
 
 def _targets_of(size: int, worst: dict[str, list[float]]) -> list[Target]:
-    what = f"exchange of {size:,} votes"
+    what, is_alone = f"exchange of {size:,} votes", "record, s" not in worst
     times = {name: worst[name] for name in worst if name.endswith(", s")}
-    return [
+    listed = [
         Target(
             name=f"{what}, received for each",
             values=[value / size for value in worst["received, B"]],
             bound=4.2,
             is_least=False,
             unit="B",
-            measured={"plain, B": [value / size for value in worst["plain received, B"]]},
+            measured=_plainly(worst, "received, B", size),
         ),
         Target(
             name=f"{what}, peak memory for each",
@@ -59,26 +61,62 @@ def _targets_of(size: int, worst: dict[str, list[float]]) -> list[Target]:
             bound=16.0,
             is_least=False,
             unit="B",
-            measured={"plain, B": [value / size for value in worst["plain peak, B"]]},
-        ),
-        Target(
-            name=f"{what}, time of the record to that of the exchange",
-            values=ratios(worst["record, s"], worst["exchange, s"]),
-            bound=1.0,
-            is_least=False,
-            measured=times,
+            measured=times if is_alone else _plainly(worst, "peak, B", size),
         ),
     ]
+    if is_alone:
+        return listed
+    record = Target(
+        name=f"{what}, time of the record to that of the exchange",
+        values=ratios(worst["record, s"], worst["exchange, s"]),
+        bound=1.0,
+        is_least=False,
+        measured=times,
+    )
+    return [*listed, record]
 
 
-def _measure_exchange(rt: Any, sizes: tuple[int, ...]) -> dict[int, dict[str, list[float]]]:
+def _plainly(worst: dict[str, list[float]], name: str, size: int) -> dict[str, list[float]]:
+    """What the plain exchange has of it, for each vote; nothing where it was not measured."""
+    found = worst.get(f"plain {name}")
+    return {} if found is None else {"plain, B": [value / size for value in found]}
+
+
+def _measure_exchange(
+    rt: Any, sizes: tuple[int, ...], alone: bool
+) -> dict[int, dict[str, list[float]]]:
     """On one rank: what each repeat took, by size, and by name with its unit."""
     found: dict[int, dict[str, list[float]]] = {size: {} for size in sizes}
-    repeats = {size: _repeats_of(size, found[size], rt) for size in sizes}
-    for number in range(NUM_REPEATS):
+    measure = _repeats_alone if alone else _repeats_of
+    repeats = {size: measure(size, found[size], rt) for size in sizes}
+    for number in range(NUM_REPEATS_ALONE if alone else NUM_REPEATS):
         for size in sizes if number % 2 == 0 else reversed(sizes):
             next(repeats[size])
     return found
+
+
+def _exchange(shards: Any, pool_ids: Any, rt: Any) -> Any:
+    """The exchange as it is: the votes of this rank's part, and R."""
+    from cotrain_dist.config import SelectionConfig
+    from cotrain_dist.training import pool
+    from cotrain_dist.training.evaluate import bring_together
+
+    selection = SelectionConfig(threshold=THRESHOLD)
+    met = bring_together(shards, len(pool_ids), 1024, rt)
+    votes = pool.with_cuts(met, selection, NUM_CLASSES, rt.control)
+    own = pool.select_here(votes, pool_ids, selection)
+    return votes, pool.hand_over(own, pool_ids, rt.control)
+
+
+def _repeats_alone(num_images: int, found: dict[str, list[float]], rt: Any) -> Iterator[None]:
+    """Each step is one repeat of the exchange as it is."""
+    import torch
+
+    role, pool_ids = rt.roles_here[0], torch.arange(num_images)
+    shards = {role: _votes_of(role, num_images)}
+    while True:
+        _watch(lambda: _exchange(shards, pool_ids, rt), "exchange", "", found, rt)
+        yield
 
 
 def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iterator[None]:
@@ -87,7 +125,6 @@ def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iter
 
     from cotrain_dist.config import SelectionConfig
     from cotrain_dist.training import pool
-    from cotrain_dist.training.evaluate import bring_together
 
     selection = SelectionConfig(threshold=THRESHOLD)
     role, table = rt.roles_here[0], table_of(num_images)
@@ -95,10 +132,7 @@ def _repeats_of(num_images: int, found: dict[str, list[float]], rt: Any) -> Iter
     pool_ids = torch.arange(num_images)
 
     def exchange() -> Any:
-        met = bring_together(shards, num_images, 1024, rt)
-        votes = pool.with_cuts(met, selection, NUM_CLASSES, rt.control)
-        own = pool.select_here(votes, pool_ids, selection)
-        return votes, pool.hand_over(own, pool_ids, rt.control)
+        return _exchange(shards, pool_ids, rt)
 
     def plain() -> Any:
         return pool.exchange_plainly(shards, pool_ids, selection, NUM_CLASSES, rt)
@@ -195,7 +229,9 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, nargs="+", default=list(SIZES))
-    print_all(targets(tuple(parser.parse_args().num)))
+    parser.add_argument("--alone", action="store_true")
+    given = parser.parse_args()
+    print_all(targets(tuple(given.num), alone=given.alone))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Where votes meet; whose R each role learns (paper, section 3 step 2 and section 4.2)."""
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 import torch
@@ -132,19 +133,21 @@ def meetings(num_items: int, batch_size: int, placement: Placement) -> list[Meet
     once at most, and all ranks share the work.
     """
     found: list[Meeting] = []
-    ranges_b = _ranges_of(Role.B, num_items, batch_size, placement)
-    for rank_a, start_a, stop_a in _ranges_of(Role.A, num_items, batch_size, placement):
-        for rank_b, start_b, stop_b in ranges_b:
-            start, stop = max(start_a, start_b), min(stop_a, stop_b)
-            if start >= stop:
-                continue
-            if rank_a == rank_b:
-                found.append(Meeting(start, stop, rank_a, rank_a, Role.A))
-                continue
+    of_a = _ranges_of(Role.A, num_items, batch_size, placement)
+    of_b = _ranges_of(Role.B, num_items, batch_size, placement)
+    while of_a and of_b:  # both ascend over all of U, so each is passed over once
+        (rank_a, start_a, stop_a), (rank_b, start_b, stop_b) = of_a[0], of_b[0]
+        start, stop = max(start_a, start_b), min(stop_a, stop_b)
+        if rank_a == rank_b:
+            found.append(Meeting(start, stop, rank_a, rank_a, Role.A))
+        else:
             middle = (start + stop + 1) // 2
             found.append(Meeting(start, middle, rank_b, rank_a, Role.A))
             if middle < stop:
                 found.append(Meeting(middle, stop, rank_a, rank_b, Role.B))
+        for ranges in (of_a, of_b):
+            if ranges[0][2] == stop:
+                ranges.popleft()
     return found
 
 
@@ -157,10 +160,10 @@ def range_of(role: Role, rank: int, num_items: int, batch_size: int, placement: 
 
 def _ranges_of(
     role: Role, num_items: int, batch_size: int, placement: Placement
-) -> list[tuple[int, int, int]]:
-    """(rank, start, stop) of each rank of a role."""
+) -> deque[tuple[int, int, int]]:
+    """(rank, start, stop) of each rank of a role that has any images, ascending."""
     ranges = {
         rank: range_of(role, rank, num_items, batch_size, placement)
         for rank in placement.ranks_of(role)
     }
-    return [(rank, own.start, own.stop) for rank, own in ranges.items()]
+    return deque((rank, own.start, own.stop) for rank, own in ranges.items() if own)

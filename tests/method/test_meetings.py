@@ -1,5 +1,7 @@
 """Where the votes of both models meet: each image once, and the work spread over all ranks."""
 
+from collections import Counter
+
 import pytest
 
 from cotrain_dist.method.exchange import meetings, range_of
@@ -58,3 +60,23 @@ def test_by_hand() -> None:
         (12, 16, 2, 1, Role.A),
         (16, 20, 1, 2, Role.B),
     ]
+
+
+@pytest.mark.parametrize("num_a", [500, 333, 100])
+def test_of_1000_ranks_each_has_its_share_alone(num_a: int) -> None:
+    """Ten times the images on ten times the ranks: no rank sends, receives or counts more."""
+    load, batch_size = {}, 8
+    for num_ranks, num_images in ((100, 20_000), (1000, 200_000)):
+        here = num_a * num_ranks // 1000
+        placement = Placement(tuple(range(here)), tuple(range(here, num_ranks)))
+        sent, selected, met = Counter[int](), Counter[int](), Counter[int]()
+        for meeting in meetings(num_images, batch_size, placement):
+            size = meeting.stop - meeting.start
+            sent[meeting.sender] += size
+            selected[meeting.receiver] += size
+            met.update((meeting.sender, meeting.receiver))
+        assert sum(selected.values()) == num_images
+        load[num_ranks] = [max(counts.values()) for counts in (sent, selected, met)]
+    rounding = [batch_size, batch_size, 2]
+    for few, many, least in zip(load[100], load[1000], rounding, strict=True):
+        assert many <= few + least
