@@ -107,15 +107,26 @@ def _bits(figures: dict[str, float]) -> dict[str, str]:
     return {name: float(value).hex() for name, value in figures.items()}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(["1", "2", "3, one for A"], id="some worlds"),
+        pytest.param(list(WORLDS), id="all worlds", marks=pytest.mark.slow),
+    ],
+)
 def seen(
-    pretrained: Path, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    pretrained: Path,
+    digits_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, list[dict[str, Any]]]:
+    """By world, what each of its ranks knows."""
     tmp_path = tmp_path_factory.mktemp("worlds")
-    return {
-        world: run_ranks(_see, int(world[0]), tmp_path, _config(pretrained, digits_folder, ranks_a))
-        for world, ranks_a in WORLDS.items()
-    }
+    found = {}
+    for world in request.param:
+        config = _config(pretrained, digits_folder, WORLDS[world])
+        found[world] = run_ranks(_see, int(world[0]), tmp_path, config)
+    return found
 
 
 @pytest.mark.parametrize(

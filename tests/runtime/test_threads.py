@@ -97,10 +97,15 @@ def test_the_command_line_says_what_was_chosen_and_torch_obeys(tmp_path: Path) -
     assert "OMP_NUM_THREADS: 1\n" in shown
     assert "OMP_WAIT_POLICY: PASSIVE\n" in shown
     assert "CPU threads: 1\n" in shown
+
+
+@pytest.mark.slow
+def test_the_command_line_keeps_what_a_user_has_given(tmp_path: Path) -> None:
     shown = environment_of(["-m", "cotrain_dist", "env"], tmp_path, OMP_NUM_THREADS="3")
     assert "OMP_NUM_THREADS: 3\n" in shown
 
 
+@pytest.mark.slow
 def test_the_python_api_settles_threads_and_a_run_tells(tmp_path: Path) -> None:
     script = """
 from cotrain_dist import Config, CotrainConfig, DataConfig, ModelConfig, PretrainConfig, cotrain

@@ -80,6 +80,7 @@ def test_larger_shares_hold_smaller_ones(digits_folder: Path, tmp_path: Path) ->
     assert not (tmp_path / "study" / "calibrated.yaml").exists()
 
 
+@pytest.mark.slow
 def test_a_target_out_of_reach_is_told(digits_folder: Path, tmp_path: Path) -> None:
     config = settings(digits_folder, tmp_path / "study")
     config = replace(config, pretrain=replace(config.pretrain, num_epochs=1))
@@ -121,8 +122,10 @@ def test_where_a_larger_share_may_label_no_more_images(
     assert bool(search._ending) == (fraction is None)
 
 
+@pytest.mark.slow
 def test_other_images_are_no_trial_of_the_same_study(digits_folder: Path, tmp_path: Path) -> None:
     config = replace(settings(digits_folder, tmp_path / "study"), precision="fp32")
+    config = replace(config, pretrain=replace(config.pretrain, num_epochs=1))
     goal = Goal(target=0.99, tolerance=0.0, num_draws=1, max_trials=1)
     assert run_ranks(_calibrate, 1, tmp_path, config, goal) == [False]
     fewer = tmp_path / "fewer"

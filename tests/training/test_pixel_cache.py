@@ -51,7 +51,9 @@ def config_of(root: Path, cache: object, **data: Any) -> Config:
     )
 
 
-@pytest.mark.parametrize("worlds", [(1, 2), pytest.param((3, 4), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "worlds", [(2,), *(pytest.param(w, marks=pytest.mark.slow) for w in [(1,), (3, 4)])]
+)
 def test_votes_and_steps_are_the_same_in_every_world_cold_and_warm(
     worlds: tuple[int, ...], digits_folder: Path, tmp_path: Path
 ) -> None:
