@@ -17,6 +17,7 @@ import torch
 from conftest import FinishedRun
 from PIL import Image
 from ranks import run_ranks
+from tiers import slow_but
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.data.splits import load_split_table
@@ -386,7 +387,7 @@ def test_no_images_at_all(finished_run: FinishedRun, capsys: pytest.CaptureFixtu
     assert re.match("command line: cotrain-dist predict: .*required: images", error)
 
 
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("ending", slow_but([".csv"], [".csv", ".jsonl", ".parquet"]))
 def test_one_and_three_processes_give_the_same_file(
     finished_run: FinishedRun, pictures: Path, ending: str, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from ranks import build_students, history_of, run_ranks, tiny_config, train_run
 from safetensors.torch import load_file
+from tiers import slow_but
 
 from cotrain_dist.config import Config
 from cotrain_dist.training import train as train_module
@@ -82,7 +83,9 @@ def _steps(run: Path, role: str) -> list[int]:
     return [line["num_steps"] for line in history_of(run) if line.get("role") == role]
 
 
-@pytest.mark.parametrize("other", list(OTHERS))
+@pytest.mark.parametrize(
+    "other", slow_but(["B is another architecture", "B is on another rank"], OTHERS)
+)
 def test_a_model_does_not_depend_on_the_other_one(
     other: str, alone: Path, digits_folder: Path, tmp_path: Path
 ) -> None:

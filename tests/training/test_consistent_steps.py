@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from ranks import GradientRecorder, build_students, history_of, run_ranks, tiny_config, train_run
 from safetensors.torch import load_file
+from tiers import slow_but
 from torch import Tensor
 
 from cotrain_dist.config import Config
@@ -135,7 +136,7 @@ def _fairness(strong: Tensor, probs: Tensor, histogram: Tensor) -> Tensor:
     return (wanted / wanted.sum() * (shares / shares.sum() + 1e-12).log()).sum()
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", slow_but(["fixed, in two micro-batches", "free and fair"], KINDS))
 def test_a_step_minimizes_the_formulas_of_the_papers(
     kind: str, digits_folder: Path, tmp_path: Path
 ) -> None:
@@ -176,6 +177,7 @@ def _follow(config: Config) -> tuple[list[str], list[str]] | None:
     return seen
 
 
+@pytest.mark.slow
 def test_every_world_finds_the_same_thresholds(digits_folder: Path, tmp_path: Path) -> None:
     """Bit for bit from equal probabilities, wherever they lie."""
     expected = None
@@ -237,6 +239,7 @@ def _placed(num_ranks: int) -> dict[str, Any]:
     return {"placement": {"ranks_a": [0] if num_ranks > 1 else None}}
 
 
+@pytest.mark.slow
 def test_one_process_and_two_ranks_end_with_the_same_bits(undisturbed: Any) -> None:
     """Each learns from the other as it was at the epoch's start, whoever trains first."""
     one, two = undisturbed(1), undisturbed(2)
@@ -275,10 +278,8 @@ def _train_until_killed(config: Config) -> str:
     return "not killed"
 
 
-@pytest.mark.parametrize(
-    "num_ranks",
-    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_killed_and_resumed_ends_bit_equal(
     num_ranks: int, digits_folder: Path, pretrained: Path, undisturbed: Any, tmp_path: Path
 ) -> None:
@@ -292,7 +293,7 @@ def test_killed_and_resumed_ends_bit_equal(
     assert history_of(run) == history_of(expected)
 
 
-@pytest.mark.parametrize("teacher", ["own", "ema", "peer"])
+@pytest.mark.parametrize("teacher", slow_but(["peer"], ["own", "ema", "peer"]))
 def test_each_teacher_teaches_beside_an_exchange(
     teacher: str, digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -342,6 +343,7 @@ def _begin_a_round_again(config: Config) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_round_that_begins_anew_forgets_what_teachers_were_sure_of(
     digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:

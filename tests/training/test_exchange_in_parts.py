@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import run_ranks, tiny_config
+from tiers import slow_but
 
 from cotrain_dist.config import Config, SelectionConfig
 from cotrain_dist.method.exchange import range_of
@@ -116,7 +117,7 @@ def _exchange(
     }
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", slow_but(["1", "2", "3", "3, one for A"], WORLDS))
 def test_parts_give_what_the_plain_exchange_gives(world: str, tmp_path: Path) -> None:
     config = _config(tmp_path, WORLDS[world])
     seen = run_ranks(_exchange_each, int(world[0]), tmp_path, config)
@@ -173,7 +174,7 @@ def _exchange_by_settings(config: Config) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", slow_but(["1", "2", "3", "3, one for A"], WORLDS))
 def test_parts_of_every_setting_give_what_the_plain_exchange_gives(
     world: str, tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import build_students, run_ranks, tiny_config
+from tiers import slow_but
 from torch import nn
 
 from cotrain_dist.config import Config
@@ -103,7 +104,7 @@ def _meet(config: Config, spoiled_rank: int | None = None) -> dict[str, Any]:
     return {"held": held, "exchange": "exchange" in ctx.runtime.clock.take()}
 
 
-@pytest.mark.parametrize("world", list(WORLDS))
+@pytest.mark.parametrize("world", slow_but(["1", "2", "3"], WORLDS))
 def test_each_model_reaches_the_ranks_of_the_other_one(
     world: str, digits_folder: Path, tmp_path: Path
 ) -> None:

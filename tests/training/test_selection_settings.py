@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from ranks import build_students, history_of, run_ranks, tiny_config, train_run
+from tiers import slow_but
 
 from cotrain_dist.config import Config, TrainConfig, resolve_role
 from cotrain_dist.method.exchange import training_set
@@ -73,7 +74,7 @@ def _histories(
     return found
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", slow_but(["free"], CHANGES))
 def test_a_training_is_the_same_on_one_rank_and_on_two(
     name: str, pretrained: Path, digits_folder: Path, tmp_path: Path
 ) -> None:
