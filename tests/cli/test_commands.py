@@ -114,6 +114,7 @@ def test_one_process_two_launchers_and_a_resume(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "alone" / "run.json").read_text())["attempt"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "environ", "fragment"),
     [
@@ -122,25 +123,20 @@ def test_one_process_two_launchers_and_a_resume(tmp_path: Path) -> None:
             {},
             "accelerate launch --cpu: MASTER_ADDR",
         ),
-        pytest.param(
+        (
             [*TORCHRUN, "--no-python", "env", "-u", "LOCAL_RANK", *PYTHON],
             {},
             "WORLD_SIZE: 2: LOCAL_RANK not set",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
+        (
             # A library built its Accelerator first, without cpu=True: on a CPU, N worlds of one.
             [*TORCHRUN, "--no-python", sys.executable, "-c", BUILD_ACCELERATOR_FIRST],
             {},
             "WORLD_SIZE: 2: Accelerate sees a world of 1",
-            marks=pytest.mark.slow,
         ),
         (PYTHON, {"SLURM_NTASKS": "2"}, "SLURM_NTASKS: 2"),
-        pytest.param(
-            *(PYTHON, {"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE: 2"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(PYTHON, {"PMI_SIZE": "2"}, "PMI_SIZE: 2", marks=pytest.mark.slow),
+        (PYTHON, {"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_SIZE: 2"),
+        (PYTHON, {"PMI_SIZE": "2"}, "PMI_SIZE: 2"),
     ],
     ids=["accelerate-cpu", "torchrun-no-rank", "torchrun-strangers", "slurm", "openmpi", "pmi"],
 )

@@ -69,7 +69,7 @@ def real_shares(config: Config) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("num_ranks", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("accumulation_steps", [1, 2])
 def test_a_plan_is_what_a_real_world_does(
     digits_table: Path, tmp_path: Path, num_ranks: int, accumulation_steps: int

@@ -121,7 +121,7 @@ def test_mistakes(
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_labels_for_the_rest_come_from_kept_features(
     num_ranks: int, run: Path, digits_table: Path, tmp_path: Path
 ) -> None:

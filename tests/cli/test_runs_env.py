@@ -200,6 +200,7 @@ def test_env_tells_what_is_not_installed(
     assert "command line: cotrain-dist env" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_env_runs_where_a_launcher_started_it() -> None:
     """It only reads: no world is joined."""
     environ = {"RANK": "1", "WORLD_SIZE": "2", "PYTHONPATH": str(Path(__file__).parents[2])}

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 NOT_NEEDED = {
@@ -32,6 +34,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_a_training_starts_without_what_it_does_not_need(tmp_path: Path) -> None:
     config = ROOT / "configs" / "digits.yaml"
     done = subprocess.run(

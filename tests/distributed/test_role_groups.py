@@ -104,7 +104,9 @@ def _gradient_by_hand(config: Config) -> dict[str, torch.Tensor]:
     return {name: p.grad.cpu().clone() for name, p in student.model.named_parameters()}
 
 
-@pytest.mark.parametrize(("num_ranks", "num_micro"), [(4, 1), (4, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("num_ranks", "num_micro"), [pytest.param(4, 1, marks=pytest.mark.slow), (4, 2), (1, 2)]
+)
 def test_the_gradient_is_that_of_the_whole_step(
     num_ranks: int, num_micro: int, digits_folder: Path, tmp_path: Path
 ) -> None:

@@ -116,6 +116,7 @@ def test_bf16_trains_and_gives_other_weights(digits_table: Path, tmp_path: Path)
         assert all(tensor.isfinite().all() for tensor in bf16.values())
 
 
+@pytest.mark.slow
 def test_one_process_may_train_in_one_precision_and_then_in_another(
     digits_table: Path, tmp_path: Path
 ) -> None:

@@ -61,7 +61,10 @@ def _train_asleep(config: Config, which: int, where: str) -> None:
     ("num_ranks", "which", "where", "what"),
     [
         (2, 1, "in a step", "pretrain 1: train B`, now in training/steps.py:"),
-        (2, 0, "on a pass", "measure A`, now in training/evaluate.py:"),
+        pytest.param(
+            *(2, 0, "on a pass", "measure A`, now in training/evaluate.py:"),
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             *(4, 3, "in a step", "pretrain 1: train B`, now in training/steps.py:"),
             marks=pytest.mark.slow,

@@ -89,6 +89,7 @@ def outcomes_of(folder: Path) -> dict[str, Any]:
     return outcomes
 
 
+@pytest.mark.slow
 def test_every_part_has_run_and_is_reported(study: Config) -> None:
     folder = Path(study.output_dir)
     outcomes = outcomes_of(folder)
@@ -124,6 +125,7 @@ def test_every_part_has_run_and_is_reported(study: Config) -> None:
     assert f"All parts were trained by the source {source}." in text
 
 
+@pytest.mark.slow
 def test_the_ceiling_alone_knows_the_labels_of_u(study: Config) -> None:
     of_seed = Path(study.output_dir) / "seed-0"
     groups = {arm: load_split_table(of_seed / arm).splits for arm in ("start", *ARMS)}
@@ -168,6 +170,7 @@ def _models_held(first: Config, second: Config) -> list[int]:
     return held
 
 
+@pytest.mark.slow
 def test_the_models_of_a_part_are_let_go(digits_folder: Path, tmp_path: Path) -> None:
     first, second = (
         tiny_config(
@@ -193,6 +196,7 @@ def test_a_new_seed_and_arm_add_to_the_table(study: Config, tmp_path: Path) -> N
     assert outcomes["start"]["0"]["curve"] != outcomes["start"]["1"]["curve"]
 
 
+@pytest.mark.slow
 def test_another_study_is_not_continued(study: Config, tmp_path: Path) -> None:
     other = replace(study, selection=replace(study.selection, threshold=0.7))
     (error,) = run_ranks(_reproduce, 1, tmp_path, other, ARMS)
@@ -231,6 +235,7 @@ def _epochs_of(config: Config, arm: str) -> list[Any]:
     return [pretrain.num_epochs, pretrain.stop_at_train_accuracy]
 
 
+@pytest.mark.slow
 def test_equal_steps_are_those_that_were_taken(study: Config, tmp_path: Path) -> None:
     """Where A and B fit their labels early, one model at equal steps trains no longer than they."""
     shutil.copytree(study.output_dir, tmp_path / "study")
@@ -255,6 +260,7 @@ def test_equal_steps_are_those_that_were_taken(study: Config, tmp_path: Path) ->
     assert found[0] < math.ceil(6 * steps / steps_of_both)
 
 
+@pytest.mark.slow
 def test_a_part_that_was_begun_elsewhere_says_so(study: Config, tmp_path: Path) -> None:
     config = replace(study, output_dir=str(tmp_path / "study"))
     with pytest.raises(RanksFailed):
@@ -268,6 +274,7 @@ def test_a_part_that_was_begun_elsewhere_says_so(study: Config, tmp_path: Path) 
     assert error.endswith("move the study back to where it was begun, or delete this part.")
 
 
+@pytest.mark.slow
 def test_a_study_of_an_earlier_version_is_read_and_not_continued(
     study: Config, tmp_path: Path
 ) -> None:
@@ -286,6 +293,7 @@ def test_a_study_of_an_earlier_version_is_read_and_not_continued(
         open_study(replace(study, output_dir=str(folder), precision="fp32"), folder)
 
 
+@pytest.mark.slow
 def test_report_only_writes_the_report_anew(
     study: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -342,6 +350,7 @@ def _reproduce_without_labels_of_u(config: Config) -> str:
         return _reproduce(config, ["ceiling"])
 
 
+@pytest.mark.slow
 def test_there_is_no_ceiling_without_labels_of_u(study: Config, tmp_path: Path) -> None:
     folder = Path(study.output_dir) / "seed-0"
     assert _knows_labels_of_pool(folder)
@@ -395,6 +404,7 @@ def test_two_processes_side_by_side_share_the_start(study: Config, tmp_path: Pat
     assert all(reported[part] for part in ("start", "none-own", "labels-only")), "by the last one"
 
 
+@pytest.mark.slow
 def test_a_part_that_another_process_holds_is_waited_for_no_longer_than_allowed(
     study: Config, tmp_path: Path
 ) -> None:

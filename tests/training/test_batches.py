@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from ranks import build_students, history_of, run_ranks, tiny_config, train_run
 
@@ -96,6 +97,7 @@ def test_views_and_mixing_of_a_step(digits_folder: Path, tmp_path: Path) -> None
         assert seen["mixed by two"] == [len(part) for part in seen["rows"].tensor_split(2)] * 2
 
 
+@pytest.mark.slow
 def test_a_training_with_mixing_and_strong_views_is_one_of_its_key(
     digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from ranks import history_of, run_ranks, tiny_config, train_run
 
+pytestmark = pytest.mark.slow
+"""`test_guards.py` and `test_without_test.py` look at models/best of smaller runs."""
+
 NUM_EPOCHS = 3
 FRESH_PROCESS = """
 import json, sys

@@ -26,6 +26,7 @@ def _note_temperatures(config: Config) -> list[tuple[str, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [1, 4])
 def test_whole_models_are_calibrated_on_the_peers_labels_in_the_first_round(
     num_ranks: int, digits_folder: Path, tmp_path: Path

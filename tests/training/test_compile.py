@@ -46,7 +46,7 @@ def train_with_a_stub(config: Config) -> tuple[int, int]:
     return len(compiled), Recorder.num_calls
 
 
-@pytest.mark.parametrize("compiles", [True, False])
+@pytest.mark.parametrize("compiles", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_trained_module_alone_is_compiled(
     digits_table: Path, tmp_path: Path, compiles: bool
 ) -> None:

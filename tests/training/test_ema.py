@@ -91,6 +91,7 @@ def _train_an_epoch(config: Config) -> dict[str, Any]:
     return {"ema": tensors, "weights": weights, "num": student.ema.num_updates}
 
 
+@pytest.mark.slow
 def test_all_ranks_of_a_role_hold_one_average(digits_folder: Path, tmp_path: Path) -> None:
     """Also of the statistics of normalization, which differ between ranks within an epoch."""
     config = tiny_config(

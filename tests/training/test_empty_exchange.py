@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pytest
 from ranks import history_of, run_ranks, tiny_config, train_run
 
 
+@pytest.mark.slow
 def test_an_empty_r_trains_on_labels_alone_with_a_warning(
     digits_folder: Path, tmp_path: Path
 ) -> None:

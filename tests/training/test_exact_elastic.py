@@ -67,12 +67,13 @@ def _ends(run: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "worlds"),
     [
         ("exchange", ["one for both", "1 + 2"]),
-        pytest.param("exchange", ["one for both", "3 + 1", "1 + 4"], marks=pytest.mark.slow),
-        pytest.param("teachers", list(WORLDS), marks=pytest.mark.slow),
+        ("exchange", ["one for both", "3 + 1", "1 + 4"]),
+        ("teachers", list(WORLDS)),
     ],
 )
 def test_all_worlds_end_with_one_hash(

@@ -93,6 +93,7 @@ def _resume(config: Config, num_fits: int) -> None:
     assert fit.call_count == num_fits
 
 
+@pytest.mark.slow
 def test_a_resumed_run_fits_no_layer_anew_and_ends_with_the_same_bits(
     digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:

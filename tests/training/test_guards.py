@@ -110,9 +110,14 @@ def _train_and_wreck(config: Config, wrecked: str) -> None:
     [
         (1, "a", {}, ("b", 2, "T")),
         (2, "ab", {}, (None, 0, "T")),
-        (1, "a", {"test_per_class": None, "test_fraction": 0}, ("b", 2, "nothing")),
-        (2, "ab", {"test_per_class": None, "test_fraction": 0}, ("a", 0, "nothing")),
-        (2, "ab", {"validation_fraction": 0.3}, (None, 0, "V")),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (1, "a", {"test_per_class": None, "test_fraction": 0}, ("b", 2, "nothing")),
+                (2, "ab", {"test_per_class": None, "test_fraction": 0}, ("a", 0, "nothing")),
+                (2, "ab", {"validation_fraction": 0.3}, (None, 0, "V")),
+            )
+        ),
     ],
 )
 def test_exploded_weights_are_told_of_and_not_published(

@@ -133,7 +133,8 @@ def outcome_of(run: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("num_ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 2])
 @pytest.mark.parametrize(("rate", "passes"), [(1e-3, True), (1e-8, False)])
 def test_killed_and_resumed_it_comes_to_the_same_end(
     num_ranks: int, rate: float, passes: bool, digits_folder: Path, pretrained: Path, tmp_path: Path
@@ -171,6 +172,7 @@ def test_killed_and_resumed_it_comes_to_the_same_end(
     assert f"models/best is {role.upper()} of {'epoch 2' if passes else 'Step 1'}: V " in printed
 
 
+@pytest.mark.slow
 def test_without_v_a_line_says_what_to_do(
     digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def test_without_v_a_line_says_what_to_do(
     assert "data.validation_fraction: 0.1 draws one" in (tmp_path / "rank-0.out").read_text()
 
 
+@pytest.mark.slow
 def test_heads_are_chosen_by_folds_of_l_without_v(
     digits_folder: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:

@@ -72,7 +72,9 @@ def _catch_and_go_on(config: Config, num_steps: int) -> dict[str, Any]:
     return {"held": held, "epochs": epochs, "held at the end": _held_by(run)}
 
 
-@pytest.mark.parametrize("num_steps", [0, 3, 16])
+@pytest.mark.parametrize(
+    "num_steps", [*(pytest.param(num, marks=pytest.mark.slow) for num in (0, 3)), 16]
+)
 def test_an_error_caught_in_a_notebook_leaves_nothing(
     num_steps: int, digits_folder: Path, tmp_path: Path
 ) -> None:

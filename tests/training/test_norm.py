@@ -57,9 +57,8 @@ def _largest_difference(found: dict[str, Any], expected: dict[str, Any]) -> floa
     return max(float((found[name] - expected[name]).abs().max()) for name in expected) / scale
 
 
-@pytest.mark.parametrize(
-    "name", ["test_efficientnet", pytest.param("test_resnet", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_resnet"])
 def test_two_ranks_take_the_step_of_one(name: str, digits_folder: Path, tmp_path: Path) -> None:
     """The normalization of timm with its activation, and torch's own. Parts are uneven."""
     (alone,) = run_ranks(step_of_b, 1, tmp_path, _config(digits_folder, name, "local", 1))

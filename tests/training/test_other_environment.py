@@ -63,6 +63,7 @@ def resume_with_scalers(config: Config) -> list[dict[str, Any]]:
         return [student.scaler.state_dict() for student in students]
 
 
+@pytest.mark.slow
 def test_fp16_goes_on_from_a_commit_without_a_scaler(config: Config, tmp_path: Path) -> None:
     run_ranks(train_run, 1, tmp_path, config)
     (states,) = run_ranks(resume_with_scalers, 1, tmp_path, config)

@@ -25,7 +25,7 @@ def test_v_has_stalled(values: list[float], patience_epochs: int, expected: bool
     assert has_stalled(values, patience_epochs) == expected
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_step_one_stops_and_says_what_v_was(
     num_ranks: int, digits_folder: Path, tmp_path: Path
 ) -> None:

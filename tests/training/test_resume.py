@@ -204,6 +204,7 @@ def test_killed_three_times_and_resumed_ends_bit_equal(
     assert last["num_selected_b"] > 0
 
 
+@pytest.mark.slow
 def test_a_kill_inside_a_commit_costs_that_epoch_alone(
     start: _Start, undisturbed: Any, tmp_path: Path
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_resume_refuses_other_settings_groups_and_folders(
     assert _outcome(run) == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_resumes_to_itself_on_another_number_of_ranks(
     start: _Start, undisturbed: Any, tmp_path: Path
 ) -> None:

@@ -93,7 +93,8 @@ def _config(kind: str, tmp_path: Path, vote_weight: float = 0.5) -> Config:
 
 
 @pytest.mark.parametrize(
-    ("kind", "vote_weight", "least"), [("class_means", 0.5, 0.9), ("graph", 0.0, 0.75)]
+    ("kind", "vote_weight", "least"),
+    [("class_means", 0.5, 0.9), pytest.param("graph", 0.0, 0.75, marks=pytest.mark.slow)],
 )
 def test_every_world_finds_the_same_and_better_than_the_vote(
     kind: str, vote_weight: float, least: float, tmp_path: Path

@@ -75,10 +75,8 @@ def test_heads_learn_all_of_the_pool_from_each_other(heads_alone: Path) -> None:
     assert last["test"]["ensemble"]["top1"] > 0.3
 
 
-@pytest.mark.parametrize(
-    "world",
-    ["2", "3", *(pytest.param(world, marks=pytest.mark.slow) for world in ("4", "4, one for A"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("world", ["2", "3", "4", "4, one for A"])
 def test_heads_are_the_same_in_every_world(
     world: str, heads_alone: Path, digits_folder: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:
@@ -127,10 +125,8 @@ class _Killed(BaseException):
     """Ends a body where a kill would: nothing of the package catches it."""
 
 
-@pytest.mark.parametrize(
-    ("train", "num_ranks", "epoch"),
-    [("head", 1, 1), pytest.param("all", 2, 1, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("train", "num_ranks", "epoch"), [("head", 1, 1), ("all", 2, 1)])
 def test_a_resumed_run_ends_with_the_same_bits(
     train: str,
     num_ranks: int,
@@ -176,7 +172,8 @@ def test_the_schedule_begins_anew_with_each_round_and_ends_with_the_last() -> No
     assert found == [0.0, 1.5, 0.0, 0.5, 0.0, 1.0, 1.75]
 
 
-@pytest.mark.parametrize("num_ranks", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 3])
 def test_models_from_random_weights_are_asked_for_their_current_features(
     num_ranks: int, digits_folder: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:

@@ -183,7 +183,7 @@ def test_weights_of_another_image_size_do_not_fit_a_transformer(
     )
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("num_ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_an_infinite_loss_in_step_two_ends_every_rank_and_keeps_the_last_commit(
     num_ranks: int, digits_folder: Path, tmp_path: Path
 ) -> None:

@@ -215,6 +215,7 @@ def test_the_saved_model_is_whole_and_gives_the_same_answers(
         assert model.num_classes == 10
 
 
+@pytest.mark.slow
 def test_one_head_beside_one_whole_model(
     digits_folder: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:

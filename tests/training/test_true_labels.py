@@ -82,6 +82,7 @@ def test_the_true_labels_of_u_are_measured_with_and_nothing_else(
         assert accuracies != [line.get(f"selected_accuracy_{name}") for line in expected]
 
 
+@pytest.mark.slow
 def test_the_labels_of_l_do_matter(
     usual: Path, digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:

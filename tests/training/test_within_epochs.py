@@ -17,6 +17,9 @@ from cotrain_dist.training import steps as steps_module
 from cotrain_dist.training import within as within_module
 from cotrain_dist.training.within import Within
 
+pytestmark = pytest.mark.slow
+"""`test_damage.py` goes on from commits within an epoch, too, in one process."""
+
 
 def whole_config(root: Path, models: Path, output_dir: Path, num_ranks: int) -> Config:
     """All that a step could inherit from the one before; in a world of four B has three ranks."""
@@ -100,10 +103,7 @@ def _digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "num_ranks",
-    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("num_ranks", [1, 2, 4])
 def test_killed_between_steps_of_both_phases_it_ends_with_the_same_bits(
     num_ranks: int,
     undisturbed: Callable[[int], Path],
@@ -155,7 +155,6 @@ def test_a_damaged_commit_is_skipped_for_the_one_before(
     _is_same(run, undisturbed(2))
 
 
-@pytest.mark.slow
 def test_what_another_number_of_ranks_has_committed_within_an_epoch_is_left_out(
     digits_folder: Path, pretrained: Path, tmp_path: Path
 ) -> None:

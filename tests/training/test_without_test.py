@@ -43,7 +43,7 @@ def heads(starts: dict[str, str]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("labels", ["shared", "own"])
+@pytest.mark.parametrize("labels", [pytest.param("shared", marks=pytest.mark.slow), "own"])
 def test_heads_are_cross_validated(
     labels: str,
     table: Path,
