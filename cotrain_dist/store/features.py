@@ -75,12 +75,15 @@ class FeatureStore:
         """Blocks in all."""
         return -(-len(self._images) // BLOCK_SIZE)
 
-    def missing(self, block: int) -> Tensor:
+    def missing(self, block: int, wanted: Tensor | None = None) -> Tensor:
         """A sample_id of each image of a block that has no features here, [n] int64.
 
-        As of the last `look`.
+        wanted: sample_ids of the images that are asked for, of which each may be any copy; None is
+        all images. As of the last `look`.
         """
         places = np.arange(block * BLOCK_SIZE, min((block + 1) * BLOCK_SIZE, len(self._images)))
+        if wanted is not None:
+            places = np.intersect1d(places, self._place[wanted.numpy()])
         return torch.from_numpy(self._first_id[places[self._file_of[places] < 0]])
 
     def found(self) -> Tensor:

@@ -79,7 +79,7 @@ def fill_store(
     group, what = student.group, f"features {student.role.name}"
     store.look()
     blocks = range(group.index, store.num_blocks, group.size)
-    own = [_wanted_of(store.missing(block), wanted) for block in blocks]
+    own = [store.missing(block, wanted) for block in blocks]
     missing = [sample_ids for sample_ids in own if len(sample_ids)]
     num_images = sum(map(len, missing))
 
@@ -99,10 +99,6 @@ def fill_store(
     together(lambda: check_all(store, wanted), group)
 
 
-def _wanted_of(sample_ids: Tensor, wanted: Tensor | None) -> Tensor:
-    return sample_ids if wanted is None else sample_ids[torch.isin(sample_ids, wanted)]
-
-
 def _features_in_full(student: Classifier, images: Tensor) -> Tensor:
     """Of at most FORWARD_SIZE images, in a batch of that many."""
     filling = images[:1].expand(FORWARD_SIZE - len(images), -1, -1, -1)
@@ -114,7 +110,7 @@ def check_all(store: FeatureStore, wanted: Tensor | None = None) -> None:
     """Look anew; raise UserError where features are not here that other ranks have written."""
     store.look()
     blocks = range(store.num_blocks)
-    absent = sum(len(_wanted_of(store.missing(block), wanted)) > 0 for block in blocks)
+    absent = sum(len(store.missing(block, wanted)) > 0 for block in blocks)
     if absent:
         raise UserError(
             "data.feature_cache",

@@ -54,6 +54,24 @@ def test_rows_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
     assert json.loads((store.path / "about.json").read_text()) == ABOUT
 
 
+def test_a_copy_may_be_asked_for_by_any_of_its_ids(tmp_path: Path) -> None:
+    """The labeled copy of two equal images may be the later one."""
+    first, later = next(
+        (DIGESTS.index(digest), id)
+        for id, digest in enumerate(DIGESTS)
+        if DIGESTS.index(digest) < id
+    )
+    store = FeatureStore(tmp_path, ABOUT, DIGESTS, 3)
+    store.look()
+    wanted = torch.tensor([later, 2])
+    missing = torch.cat([store.missing(block, wanted) for block in range(store.num_blocks)])
+    assert set(missing.tolist()) == {first, 2}
+    store.write(missing, ROWS[missing])
+    store.look()
+    assert torch.equal(store.read(wanted), ROWS[wanted])
+    assert all(len(store.missing(block, wanted)) == 0 for block in range(store.num_blocks))
+
+
 def test_another_table_finds_the_images_that_it_shares(tmp_path: Path) -> None:
     """Another order, some images less, three more: the three alone are computed."""
     filled(tmp_path)
