@@ -265,14 +265,15 @@ def test_a_step_that_is_left_out_changes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("summed", [{"norm": "sync"}, {"exact_elastic": 3}], ids=str)
 def test_all_ranks_of_a_model_leave_a_step_out_that_is_bad_on_one(
-    digits_folder: Path, tmp_path: Path
+    summed: dict[str, Any], digits_folder: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(
         digits_folder,
         tmp_path / "run",
         placement={"ranks_a": [0]},
-        train={"on_nan": "skip_step", "ema_decay": 0.9, "norm": "sync"},
+        train={"on_nan": "skip_step", "ema_decay": 0.9} | summed,
     )
     found = [own["b"] for own in run_ranks(_skip_one, 4, tmp_path, config, math.nan, 1)[1:]]
     for own in found:
