@@ -192,3 +192,11 @@ class Prediction:
     confidence_b: float
     label: str
     confidence: float
+
+
+@dataclass(frozen=True)
+class PoolLabel(Prediction):
+    """What a run says about one image of U."""
+
+    agree: bool
+    """Whether A and B name the same class."""

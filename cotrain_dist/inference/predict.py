@@ -1,7 +1,7 @@
 """A run's models label new images."""
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +82,7 @@ def predict_files(
         # Broken files keep their rows up to here, so that rows and files stay side by side.
         valid = torch.stack([p.isfinite().all(dim=1) for p in probs.values()]).all(dim=0)
         predictions = [
-            _prediction(block[index], index, probs, names)
+            prediction_of(block[index], index, probs, names)
             for index in valid.nonzero().flatten().tolist()
         ]
         yield predictions, [block[index] for index in (~valid).nonzero().flatten().tolist()]
@@ -106,9 +106,10 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(dim=1)
 
 
-def _prediction(
-    path: str, index: int, probs: dict[str, Tensor], names: Sequence[str]
+def prediction_of(
+    path: str, index: int, probs: Mapping[str, Tensor], names: Sequence[str]
 ) -> Prediction:
+    """What the row `index` of the probabilities says, [n, C] each under a, b and ensemble."""
     tops = {name: values[index].max(dim=0) for name, values in probs.items()}
     labels = {name: names[int(top.indices)] for name, top in tops.items()}
     return Prediction(

@@ -15,8 +15,6 @@ from cotrain_dist.config.places import check_output_file
 from cotrain_dist.printable import printable, to_cell
 from cotrain_dist.types import Prediction
 
-COLUMNS = [field.name for field in fields(Prediction)]
-
 
 class PredictionWriter(Protocol):
     """Takes blocks of predictions until it is closed."""
@@ -31,10 +29,11 @@ class PredictionWriter(Protocol):
 class _TextWriter:
     """CSV or JSON lines."""
 
-    def __init__(self, file: TextIO, as_json: bool) -> None:
+    def __init__(self, file: TextIO, as_json: bool, row: type[Prediction]) -> None:
         self._file, self._as_json = file, as_json
-        self._csv = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        self._quoted = csv.DictWriter(file, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        columns = [field.name for field in fields(row)]
+        self._csv = csv.DictWriter(file, columns, lineterminator="\n")
+        self._quoted = csv.DictWriter(file, columns, lineterminator="\n", quoting=csv.QUOTE_ALL)
         if not as_json:
             self._csv.writeheader()
 
@@ -63,10 +62,10 @@ class _TextWriter:
 class _ParquetWriter:
     """One row group per block."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, row: type[Prediction]) -> None:
         # Stated and not inferred: a block without images must have the schema of the others.
-        types = {str: pa.string(), float: pa.float64()}
-        self._schema = pa.schema([(f.name, types[f.type]) for f in fields(Prediction)])  # type: ignore[index]
+        types = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
+        self._schema = pa.schema([(f.name, types[f.type]) for f in fields(row)])  # type: ignore[index]
         self._writer = pq.ParquetWriter(path, self._schema)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
@@ -77,14 +76,17 @@ class _ParquetWriter:
         self._writer.close()
 
 
-def open_writer(path: Path | None, endings: Sequence[str]) -> PredictionWriter:
+def open_writer(
+    path: Path | None, endings: Sequence[str], row: type[Prediction] = Prediction
+) -> PredictionWriter:
     """A writer by the ending of `path`; CSV to the console for None. Replaces no file.
 
-    endings: `.parquet`, and those of text; anything else is refused.
+    endings: `.parquet`, and those of text; anything else is refused. row: what is written, whose
+    fields are the columns.
     """
     if path is None:
-        return _TextWriter(sys.stdout, as_json=False)
+        return _TextWriter(sys.stdout, False, row)
     check_output_file(path, endings, replaces=False)
     if path.suffix == ".parquet":
-        return _ParquetWriter(path)
-    return _TextWriter(path.open("w", newline="", encoding="utf-8"), path.suffix == ".jsonl")
+        return _ParquetWriter(path, row)
+    return _TextWriter(path.open("w", newline="", encoding="utf-8"), path.suffix == ".jsonl", row)

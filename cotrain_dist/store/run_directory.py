@@ -26,6 +26,8 @@ EARLIER_SPLITS_FILE = "groups.parquet"
 """What version 0.1 called it: such runs still evaluate, predict and lend their splits."""
 
 BAD_IMAGES_FILE = "bad_images.jsonl"
+AUDIT_FILE = "audit.json"
+"""How many images of U were drawn for audits (`inference/labels.py`)."""
 
 OWN = UNFINISHED | {"run.json", "environment.json", "history.jsonl", "logs", "models"}
 OWN |= {"checkpoints", "cotrain_dist", BAD_IMAGES_FILE}

@@ -38,6 +38,7 @@ def test_every_command_once(
             ],
             "5 of ",
         ),
+        (["labels", run, "--output", str(tmp_path / "pool.parquet")], "pool.parquet: labels of "),
         (["runs", str(tmp_path)], "finished"),
         (["verify", run], "all equal"),
         (

@@ -160,7 +160,10 @@ def test_a_stop_file_is_obeyed_once(tmp_path: Path) -> None:
     assert not (tmp_path / "stop").exists()
 
 
-def test_a_process_that_no_signal_ends_looks_for_no_file(tmp_path: Path) -> None:
+def test_a_process_that_no_signal_ends_looks_for_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stop.STOP, "is_armed", False)  # commands of other tests have armed it
     with stop.stops_by_file(tmp_path):
         (tmp_path / "stop").touch()
         time.sleep(2 * stop.LOOK_SECONDS)

@@ -1,5 +1,7 @@
 """`cotrain-dist queue`: which images to label, before any training or for a run."""
 
+import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,13 +13,15 @@ from cotrain_dist.config.places import check_early, check_output_early, check_ou
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.strategies import STRATEGIES, WITHOUT_MODELS
 
-USAGE = "queue [RUN] --size N --output FILE.csv [--strategy NAME] ..."
+USAGE = "queue [RUN] --size N|--audit N --output FILE.csv [--strategy NAME] ..."
 PROG = "cotrain-dist queue"
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
     own, settings = _parser().parse_with_settings(arguments)
+    if own.audit is not None:
+        return _draw_audit(own, settings)
     if own.size < 1:
         raise UserError("--size", own.size, "must be at least 1", "50 is a good start")
     if not 0.0 <= own.near <= 2.0:
@@ -56,6 +60,33 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _draw_audit(own: argparse.Namespace, settings: list[str]) -> int:
+    """`--audit N`: a uniform draw, so nothing else of the command has a say."""
+    if own.audit < 1:
+        raise UserError("--audit", own.audit, "must be at least 1", "59 is a good start")
+    if own.run is None:
+        rule = "images are audited for the labels of a run"
+        raise UserError("--audit", own.audit, rule, "give RUN; --size lists images of a folder")
+    if own.strategy is not None:
+        rule = "an audit is drawn at random"
+        raise UserError("--strategy", own.strategy, rule, "leave out one of the two")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        rule = "an audit is drawn by one process"
+        raise UserError("--audit", own.audit, rule, "leave the launcher out")
+    config = config_of_run(own.run, settings, PROG)
+    check_output_file(own.output, (".csv",), replaces=False)
+    before_torch()
+    from cotrain_dist.inference.labels import draw_audit
+    from cotrain_dist.runtime.progress import build_console
+
+    asked = draw_audit(config, own.audit, own.output)
+    build_console().print(
+        f"{len(asked.paths)} of {asked.num_candidates} images of U, drawn at random for an audit; "
+        f"answer all of them (? where nobody can tell): {own.output}"
+    )
+    return 0
+
+
 def _parser() -> Arguments:
     parser = Arguments(
         PROG,
@@ -64,6 +95,11 @@ def _parser() -> Arguments:
     )
     parser.add_argument("run", type=Path, nargs="?", help="directory that train wrote")
     parser.add_argument("--size", type=int, default=50, help="images to list (default 50)")
+    parser.add_argument(
+        "--audit",
+        type=int,
+        help="instead: so many images of a run's U drawn at random, for the promise of `labels`",
+    )
     parser.add_argument("--output", type=Path, required=True, help="table to write, FILE.csv")
     parser.add_argument(
         "--strategy", help="default: herding; of a run herding_rounds (docs/results.md)"

@@ -1,0 +1,101 @@
+"""`cotrain-dist labels RUN`: what a run says of its U, with a promise where an audit allows one."""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from cotrain_dist.cli.arguments import Arguments, before_torch
+from cotrain_dist.config.of_run import config_of_run
+from cotrain_dist.config.places import check_output_early, check_output_file
+from cotrain_dist.errors import UserError
+
+USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet [--audit ANSWERS.csv]
+              [--min_precision P | --max_error E] [--delta D] [--rest FILE.csv]"""
+PROG = "cotrain-dist labels"
+ENDINGS = (".csv", ".jsonl", ".parquet")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command; returns the exit code. Collective under a launcher."""
+    own, settings = _parser().parse_with_settings(arguments)
+    _check_promise(own)
+    config = config_of_run(own.run, settings, PROG)
+    files = [(own.output, ENDINGS), (own.rest, (".csv",))]
+    for file, endings in files:
+        check_output_early(file, endings, replaces=False)
+
+    # Imported late: torch takes seconds that a mistyped key should not cost.
+    before_torch()
+    from cotrain_dist.inference.labels import Promise, label_pool
+    from cotrain_dist.inference.queue import Asked, write_queue
+    from cotrain_dist.reporting.promised import promise_lines
+    from cotrain_dist.runtime.accelerator import start_runtime
+    from cotrain_dist.runtime.collectives import together
+    from cotrain_dist.runtime.progress import build_console
+    from cotrain_dist.store.predictions import open_writer
+    from cotrain_dist.types import PoolLabel
+
+    promise = None
+    if own.audit is not None:
+        promise = Promise(own.audit, own.min_precision, own.max_error, own.delta)
+    with start_runtime(config) as rt, ExitStack() as to_close:
+        for file, endings in files:
+            if file is not None:
+                check = partial(check_output_file, file, endings, replaces=False)
+                together(lambda check=check: check() if rt.is_lead else None, rt.control)  # type: ignore[misc]
+        labeled = label_pool(config, promise, rt)
+        if not rt.is_lead:
+            return 0
+        writer = open_writer(own.output, ENDINGS, PoolLabel)
+        to_close.callback(writer.close)
+        for block in labeled.rows():
+            writer.write(block)
+        if own.rest is not None:
+            write_queue(Asked(labeled.paths_left, len(labeled.pool_ids)), config, own.rest)
+        for line in promise_lines(promise, labeled, own.output, own.rest):
+            build_console().print(line)
+    return 0
+
+
+def _check_promise(own: argparse.Namespace) -> None:
+    """Raise UserError for options that do not go together, or are no shares."""
+    given = [name for name in ("min_precision", "max_error") if getattr(own, name) is not None]
+    if len(given) == 2:
+        rule = "is another promise than --max_error"
+        raise UserError("--min_precision", own.min_precision, rule, "give one of the two")
+    for name in (*given, "delta"):
+        value = getattr(own, name)
+        if not 0.0 < value < 1.0:
+            raise UserError(f"--{name}", value, "must lie between 0 and 1", "0.05, say")
+    if given and own.audit is None:
+        rule = "is promised from images that a person has audited alone"
+        way_out = "queue RUN --audit N --output FILE.csv draws them; then give --audit FILE.csv"
+        raise UserError(f"--{given[0]}", getattr(own, given[0]), rule, way_out)
+    for name in ("audit", "rest"):
+        if getattr(own, name) is not None and not given:
+            rule = "belongs to a promise"
+            way_out = "give --min_precision P or --max_error E too"
+            raise UserError(f"--{name}", getattr(own, name), rule, way_out)
+
+
+def _parser() -> Arguments:
+    parser = Arguments(
+        PROG,
+        "Label a run's U. With an audit (queue RUN --audit N), only the labels of which at least "
+        "the share P is right are written, or those that leave at most the share E of all of U "
+        "wrong; each holds in all but the share D of the draws of an audit. "
+        "--KEY VALUE changes the device. Example: cotrain-dist labels runs/1 --output labels.csv "
+        "--audit answers.csv --min_precision 0.95",
+    )
+    parser.add_argument("run", type=Path, help="directory that train wrote")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="file ending in .csv, .jsonl or .parquet"
+    )
+    parser.add_argument("--audit", type=Path, help="the table of the audit, with all its answers")
+    parser.add_argument("--min_precision", type=float, help="least share of kept labels right")
+    parser.add_argument("--max_error", type=float, help="largest share of U wrong and kept")
+    parser.add_argument("--delta", type=float, default=0.05, help="chance to break it (0.05)")
+    parser.add_argument("--rest", type=Path, help="table of the images whose labels are not kept")
+    return parser

@@ -1,0 +1,245 @@
+"""`labels`: what a run says of all of U, and which of these labels an audit lets one keep.
+
+An audit is drawn by `queue RUN --audit N`: the next N images of one order of U, which is keyed by
+the run's own name, so that it is uniform however often more are asked for. `audit.json` in the run
+directory says how far it has come.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from cotrain_dist.config import Config
+from cotrain_dist.data.sources.files import read_rows
+from cotrain_dist.data.splits import SplitTable, load_split_table
+from cotrain_dist.errors import UserError
+from cotrain_dist.inference.evaluate import load_classifiers, open_run
+from cotrain_dist.inference.predict import BLOCK_SIZE, prediction_of
+from cotrain_dist.inference.queue import Asked, write_queue
+from cotrain_dist.keys import keyed_generator
+from cotrain_dist.method.audit import (
+    Cut,
+    cut_for_error,
+    cut_for_precision,
+    least_audit,
+    num_more_needed,
+)
+from cotrain_dist.method.splits import Split
+from cotrain_dist.printable import from_cell
+from cotrain_dist.runtime.accelerator import Runtime
+from cotrain_dist.runtime.collectives import together
+from cotrain_dist.store.run_directory import AUDIT_FILE, RunDirectory
+from cotrain_dist.training.context import Images, RunContext
+from cotrain_dist.training.evaluate import gather_probs
+from cotrain_dist.training.setup import open_pixels
+from cotrain_dist.types import PoolLabel
+
+CANNOT_TELL = "?"
+"""A person's answer that names no class; it counts as a wrong label."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is to hold of the labels that are kept, in all but `delta` of the draws of an audit."""
+
+    audit: Path
+    """The answers: a table as `queue` wrote it, with the labels filled in."""
+    min_precision: float | None
+    """Least share of the kept labels that is right."""
+    max_error: float | None
+    """Or: largest share of all of U whose label is wrong and kept."""
+    delta: float
+
+    @property
+    def option(self) -> str:
+        """As it is given."""
+        return "--max_error" if self.min_precision is None else "--min_precision"
+
+    @property
+    def right(self) -> float:
+        """The share that is right where everything is kept."""
+        return 1.0 - (self.max_error or 0.0) if self.min_precision is None else self.min_precision
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """The labels of U, on every rank."""
+
+    table: SplitTable
+    pool_ids: Tensor
+    """[n] int64, the ids of U."""
+    probs: Mapping[str, Tensor]
+    """[n, C] float32 each, under a, b and ensemble."""
+    is_kept: Tensor
+    """[n] bool."""
+    cut: Cut | None
+    """Of the promise; None without one."""
+
+    def rows(self) -> Iterator[list[PoolLabel]]:
+        """The labels that are kept, block by block, in the order of U."""
+        names, paths = self.table.class_names, self.table.listing.paths
+        for places in self.is_kept.nonzero().flatten().split(BLOCK_SIZE):
+            block = []
+            for place in places.tolist():
+                path = paths[int(self.pool_ids[place])]
+                found = prediction_of(path, place, self.probs, names)
+                block.append(PoolLabel(**asdict(found), agree=found.label_a == found.label_b))
+            yield block
+
+    @property
+    def paths_left(self) -> list[str]:
+        """Those of the images whose labels are not kept."""
+        left = self.pool_ids[~self.is_kept].tolist()
+        return [self.table.listing.paths[i] for i in left]
+
+
+def label_pool(config: Config, promise: Promise | None, rt: Runtime) -> Labeled:
+    """Collective over all ranks: both models label U; `config.output_dir` is the run.
+
+    Raises UserError where the audit does not let the promise be given.
+    """
+    ctx, table = together(lambda: open_run(config, rt), rt.control)
+    pool_ids = table.sample_ids(Split.U)
+    together(lambda: _require_pool(pool_ids), rt.control)
+    # Before the pass over U, which may take hours.
+    audit = together(
+        lambda: None if promise is None else read_audit(promise, table, ctx), rt.control
+    )
+    classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
+    pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
+    probs = gather_probs(classifiers, pool_ids, Images(table, pixels), ctx)
+    confidences, labels = probs["ensemble"].double().max(dim=1)
+    if promise is None or audit is None:
+        return Labeled(table, pool_ids, probs, torch.ones(len(pool_ids), dtype=torch.bool), None)
+    places, answers = audit
+    cut = together(
+        lambda: find_cut(promise, confidences, places, labels[places] == answers), rt.control
+    )
+    return Labeled(table, pool_ids, probs, confidences > cut.above, cut)
+
+
+def _require_pool(pool_ids: Tensor) -> None:
+    if not len(pool_ids):
+        raise UserError("RUN", "U", "holds no image", "predict RUN FOLDER labels other images")
+
+
+def find_cut(promise: Promise, confidences: Tensor, places: Tensor, is_right: Tensor) -> Cut:
+    """The cut that the audit allows; UserError where it allows none, with what is lacking.
+
+    confidences: [n] float64 of U. places: [m] int64, the audited ones. is_right: [m] bool.
+    """
+    audited = confidences[places]
+    if promise.min_precision is not None:
+        cut = cut_for_precision(audited, is_right, promise.min_precision, promise.delta)
+    else:
+        assert promise.max_error is not None
+        cut = cut_for_error(confidences, audited, is_right, promise.max_error, promise.delta)
+    if cut is not None:
+        return cut
+    num = min(len(places), least_audit(promise.right, promise.delta))
+    surest = audited.argsort(descending=True, stable=True)[:num]
+    num_wrong = int((~is_right[surest]).sum())
+    # Of the surest alone: what was audited among the others does not help there.
+    lacking = num_more_needed(num, num_wrong, promise.right, promise.delta)
+    told = "the surest labels could not be told apart" if not lacking else ""
+    raise UserError(
+        promise.option,
+        f"{promise.min_precision or promise.max_error:g}",
+        f"the audit does not show it: of the {num} surest of {len(places)} audited images "
+        f"{num_wrong} are labeled wrongly; nothing is written",
+        told or f"audit {lacking} more at least (queue RUN --audit {lacking}), or ask for less",
+    )
+
+
+def read_audit(promise: Promise, table: SplitTable, ctx: RunContext) -> tuple[Tensor, Tensor]:
+    """The audited images: their places in U, [m] int64, and their classes, [m] int64.
+
+    Those of the draw up to the first that has no answer: who answers some of them alone may have
+    chosen the easy ones. A class of -1 is an answer that names none. Raises UserError for answers
+    that are no audit of this run.
+    """
+    drawn = audit_order(table, ctx.store)[: num_drawn(ctx.store)]
+    if not len(drawn):
+        raise UserError(
+            "--audit",
+            promise.audit,
+            "no image of this run's U was drawn for an audit, and no other labels will do",
+            f"queue RUN --audit {least_audit(promise.right, promise.delta)} --output FILE.csv "
+            "draws some; label them, and give the file",
+        )
+    answers = _answers(promise.audit, table, ctx.config)
+    pool_ids, classes = table.sample_ids(Split.U), []
+    for place in drawn.tolist():
+        path = table.listing.paths[int(pool_ids[place])]
+        if path not in answers:
+            break
+        classes.append(answers[path])
+    least = least_audit(promise.right, promise.delta)
+    if len(classes) < least:
+        more = max(0, least - len(drawn))
+        draw = f"; queue RUN --audit {more} draws those that are lacking" if more else ""
+        raise UserError(
+            "--audit",
+            promise.audit,
+            f"{len(classes)} of the {len(drawn)} images drawn are answered in their order, and "
+            f"{least} are needed",
+            f"answer all of the draw ({CANNOT_TELL} where nobody can tell){draw}",
+        )
+    return drawn[: len(classes)], torch.tensor(classes)
+
+
+def _answers(file: Path, table: SplitTable, config: Config) -> dict[str, int]:
+    """Class by path; -1 for CANNOT_TELL. Rows without an answer are left out."""
+    ids = {name: class_id for class_id, name in enumerate(table.class_names)}
+    known, found = set(table.listing.paths), dict[str, int]()
+    for row in read_rows(file, config.data, "--audit"):
+        path, label = row[config.data.path_column], row[config.data.label_column].strip()
+        path = path if path in known else from_cell(path)
+        label = label if label in ids else from_cell(label)
+        if not label:
+            continue
+        if label not in ids and label != CANNOT_TELL:
+            raise UserError(
+                "--audit",
+                f"{path}: {label}",
+                "this run has no such class",
+                f"give one of its classes, or {CANNOT_TELL} where nobody can tell",
+            )
+        class_id = ids.get(label, -1)
+        if found.setdefault(path, class_id) != class_id:
+            raise UserError("--audit", path, "has two answers", f"remove one from {file}")
+    return found
+
+
+def audit_order(table: SplitTable, store: RunDirectory) -> Tensor:
+    """All of U in the order in which it is audited: [n] int64, places in U."""
+    num = len(table.sample_ids(Split.U))
+    return torch.randperm(num, generator=keyed_generator("audit", store.run_id, table.digest))
+
+
+def num_drawn(store: RunDirectory) -> int:
+    """Images that were drawn for audits of this run so far."""
+    if not (store.path / AUDIT_FILE).is_file():
+        return 0
+    return int(store.read_json(AUDIT_FILE)["num_drawn"])
+
+
+def draw_audit(config: Config, num: int, file: Path) -> Asked:
+    """The next `num` images of the audit, written as a queue. On one process, without models."""
+    store = RunDirectory(Path(config.output_dir))
+    table = load_split_table(store.path)
+    order, before = audit_order(table, store), num_drawn(store)
+    left = len(order) - before
+    if num > left:
+        way_out = f"ask for {left} or fewer" if left else "all of U is drawn"
+        raise UserError("--audit", num, f"{left} image(s) of U were not drawn yet", way_out)
+    pool_ids = table.sample_ids(Split.U)
+    drawn = pool_ids[order[before : before + num]].tolist()
+    asked = Asked([table.listing.paths[i] for i in drawn], left)
+    write_queue(asked, config, file)
+    # Only now: of a draw that reached no file nothing is lost, and the same images come again.
+    store.write_json(AUDIT_FILE, {"num_drawn": before + num})
+    return asked

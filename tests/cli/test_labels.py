@@ -1,0 +1,271 @@
+"""`labels`: all of U in each format and world, and a promise from an audit alone."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ranks import run_ranks, tiny_config, train_run
+
+from cotrain_dist.cli import main as cli
+from cotrain_dist.method.audit import least_audit
+
+
+@pytest.fixture(scope="module")
+def heads_run(
+    digits_folder: Path, starts: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run of two heads. Copy it where something is drawn from it."""
+    folder = tmp_path_factory.mktemp("labels")
+    config = tiny_config(
+        digits_folder,
+        folder / "run",
+        data={"feature_cache": str(folder / "cache"), "labeled_per_class": 3, "test_per_class": 2},
+        model_a={"name": None, "pretrained": starts["a"], "train": "head"},
+        model_b={"name": None, "pretrained": starts["b"], "train": "head"},
+        cotrain={"num_epochs": 1},
+    )
+    run_ranks(train_run, 1, folder, config)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(heads_run: Path, tmp_path: Path) -> Path:
+    shutil.copytree(heads_run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def truth_of(run: Path) -> dict[str, str]:
+    """The class of each image of U, by path."""
+    rows = pq.read_table(run / "splits.parquet").to_pylist()
+    return {row["path"]: row["class"] for row in rows if row["split"] == "U"}
+
+
+def label(arguments: list[str]) -> int:
+    """A body: the command."""
+    return cli.main(["labels", *arguments])
+
+
+def audit(run: Path, num: int, answer: Callable[[str, str], str] = lambda path, own: own) -> Path:
+    """A draw of so many images, answered by their true classes, or by what `answer` says."""
+    file, truth = run.parent / f"audit-{num}.csv", truth_of(run)
+    assert cli.main(["queue", str(run), "--audit", str(num), "--output", str(file)]) == 0
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    with file.open("w", newline="") as opened:
+        writer = csv.DictWriter(opened, ["path", "label"])
+        writer.writeheader()
+        for row in rows:
+            own = answer(row["path"], truth[row["path"]])
+            writer.writerow({"path": row["path"], "label": own})
+    return file
+
+
+def test_every_format_has_all_of_u(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {}
+    for ending in ("csv", "jsonl", "parquet"):
+        file = tmp_path / f"all.{ending}"
+        assert label([str(run), "--output", str(file)]) == 0
+        assert "no promise is made of them" in capsys.readouterr().out
+        match ending:
+            case "csv":
+                found[ending] = [
+                    (row["path"], row["label"], row["agree"] == "True")
+                    for row in csv.DictReader(file.open(newline=""))
+                ]
+            case "jsonl":
+                rows = [json.loads(line) for line in file.read_text().splitlines()]
+                found[ending] = [(row["path"], row["label"], row["agree"]) for row in rows]
+            case "parquet":
+                rows = pq.read_table(file).to_pylist()
+                found[ending] = [(row["path"], row["label"], row["agree"]) for row in rows]
+                assert all(
+                    row["agree"] == (row["label_a"] == row["label_b"]) and row["confidence"] > 0
+                    for row in rows
+                )
+    assert found["csv"] == found["jsonl"] == found["parquet"]
+    truth = truth_of(run)
+    assert [path for path, *_ in found["csv"]] == list(truth)
+    assert sum(own == truth[path] for path, own, _ in found["csv"]) > 0.5 * len(truth)
+
+
+@pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_every_world_keeps_the_same(num_ranks: int, run: Path, tmp_path: Path) -> None:
+    answers = audit(run, 60)
+    for name, ranks in (("one", 1), ("several", num_ranks)):
+        words = [str(run), "--audit", str(answers), "--min_precision", "0.7"]
+        words += ["--output", str(tmp_path / f"{name}.csv")]
+        run_ranks(label, ranks, tmp_path, words)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "several.csv").read_bytes()
+
+
+@pytest.mark.parametrize("promise", [("--min_precision", "0.7"), ("--max_error", "0.3")])
+def test_what_is_promised_is_written_and_the_rest_is_left_for_a_person(
+    promise: tuple[str, str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = audit(run, 60)
+    kept, rest = tmp_path / "kept.csv", tmp_path / "rest.csv"
+    words = ["--audit", str(answers), *promise, "--output", str(kept), "--rest", str(rest)]
+    assert label([str(run), *words]) == 0
+    told = capsys.readouterr().out
+    assert "with 95% confidence" in told.replace("\n", " ")
+    truth = truth_of(run)
+    rows = {row["path"]: row for row in csv.DictReader(kept.open(newline=""))}
+    left = [row["path"] for row in csv.DictReader(rest.open(newline=""))]
+    assert sorted([*rows, *left]) == sorted(truth)
+    assert rows
+    num_wrong = sum(row["label"] != truth[path] for path, row in rows.items())
+    # This draw keeps its promise, as 19 of 20 do.
+    assert num_wrong <= 0.3 * (len(rows) if promise[0] == "--min_precision" else len(truth))
+    least = min(float(row["confidence"]) for row in rows.values())
+    assert label([str(run), "--output", str(tmp_path / "all.csv")]) == 0
+    for row in csv.DictReader((tmp_path / "all.csv").open(newline="")):
+        assert (row["path"] in rows) == (float(row["confidence"]) >= least)
+
+
+def test_draws_go_on_where_the_last_one_ended_and_hold_each_image_once(run: Path) -> None:
+    first, second = audit(run, 20), audit(run, 25)
+    paths = [
+        row["path"] for file in (first, second) for row in csv.DictReader(file.open(newline=""))
+    ]
+    assert len(set(paths)) == 45
+    assert set(paths) <= set(truth_of(run))
+    assert json.loads((run / "audit.json").read_text()) == {"num_drawn": 45}
+
+
+def test_a_draw_that_is_answered_in_part_counts_up_to_the_first_gap(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who leaves out what is hard to tell would else be promised too much."""
+    least = least_audit(0.7, 0.05)
+    seen: list[str] = []
+
+    def all_but_the_third(path: str, own: str) -> str:
+        seen.append(path)
+        return "" if len(seen) == 3 else own
+
+    answers = audit(run, 40, all_but_the_third)
+    words = ["--audit", str(answers), "--min_precision", "0.7", "--output", str(tmp_path / "x.csv")]
+    assert label([str(run), *words]) == 2
+    error = capsys.readouterr().err
+    assert f"2 of the 40 images drawn are answered in their order, and {least} are needed" in error
+    assert not (tmp_path / "x.csv").exists()
+
+
+def test_where_nobody_can_tell_counts_as_wrong(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = audit(run, 40, lambda path, own: "?")
+    words = ["--audit", str(answers), "--min_precision", "0.7", "--output", str(tmp_path / "x.csv")]
+    assert label([str(run), *words]) == 2
+    least = least_audit(0.7, 0.05)
+    error = capsys.readouterr().err
+    assert f"of the {least} surest of 40 audited images {least} are labeled wrongly" in error
+    assert "nothing is written; audit" in error
+    assert not (tmp_path / "x.csv").exists()
+
+
+OUT = ["--output", "x.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["--min_precision", "0.9", *OUT], "--min_precision: 0.9: is promised from images that a"),
+        (["--max_error", "0.1", *OUT], "--max_error: 0.1: is promised from images that a person"),
+        (["--audit", "a.csv", *OUT], "--audit: a.csv: belongs to a promise"),
+        (["--rest", "r.csv", *OUT], "--rest: r.csv: belongs to a promise"),
+        (["--min_precision", "1.5", "--audit", "a.csv", *OUT], "1.5: must lie between 0 and 1"),
+        (["--max_error", "0", "--audit", "a.csv", *OUT], "--max_error: 0.0: must lie between"),
+        (
+            ["--max_error", "0.1", "--min_precision", "0.9", "--audit", "a.csv", *OUT],
+            "--min_precision: 0.9: is another promise than --max_error",
+        ),
+        (
+            ["--min_precision", "0.9", "--audit", "a.csv", "--delta", "2", *OUT],
+            "--delta: 2.0: must lie between 0 and 1",
+        ),
+        (
+            ["--min_precision", "0.9", "--audit", "a.csv", *OUT],
+            "no image of this run's U was drawn",
+        ),
+        (["--output", "x.txt"], "must end in .csv or .jsonl or .parquet"),
+    ],
+)
+def test_mistakes(
+    words: list[str],
+    fragment: str,
+    heads_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert label([str(heads_run), *words]) == 2
+    error = capsys.readouterr().err
+    assert fragment in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        (lambda text: text.replace("digit_", "number_"), "this run has no such class"),
+        (lambda text: f"{text}{text.splitlines()[1].split(',')[0]},?\n", "has two answers"),
+        (lambda text: "", "(no rows)"),
+    ],
+)
+def test_answers_that_cannot_be_read(
+    change: Callable[[str], str],
+    fragment: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answers = audit(run, 30)
+    lines = change(answers.read_text())
+    answers.write_text(lines)
+    words = ["--audit", str(answers), "--min_precision", "0.7", "--output", str(tmp_path / "x.csv")]
+    assert label([str(run), *words]) == 2
+    assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "fragment"),
+    [
+        (["RUN", "--audit", "0"], "--audit: 0: must be at least 1"),
+        (["--audit", "5"], "--audit: 5: images are audited for the labels of a run"),
+        (["RUN", "--audit", "5", "--strategy", "margin"], "--strategy: margin: an audit is drawn"),
+        (["RUN", "--audit", "100000"], "were not drawn yet"),
+    ],
+)
+def test_mistakes_of_a_draw(
+    words: list[str],
+    fragment: str,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(run) if word == "RUN" else word for word in words]
+    assert cli.main(["queue", *words, "--output", str(tmp_path / "x.csv")]) == 2
+    assert fragment in capsys.readouterr().err
+    assert not (tmp_path / "x.csv").exists()
+    assert not (run / "audit.json").exists()
+
+
+def test_a_launcher_draws_no_audit(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["queue", str(run), "--audit", "5", "--output", str(tmp_path / "x.csv")]
+    assert cli.main(words) == 2
+    assert "--audit: 5: an audit is drawn by one process" in capsys.readouterr().err
