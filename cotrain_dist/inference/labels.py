@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.config import Config
-from cotrain_dist.data.sources.files import read_rows
+from cotrain_dist.data.sources.files import folders_of, read_rows
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.evaluate import load_classifiers, open_run
@@ -119,6 +119,22 @@ def label_pool(config: Config, promise: Promise | None, rt: Runtime) -> Labeled:
         lambda: find_cut(promise, confidences, places, labels[places] == answers), rt.control
     )
     return Labeled(table, pool_ids, probs, confidences > cut.above, cut)
+
+
+def files_of_pool(config: Config) -> dict[str, Path]:
+    """The file of each image of U, by its path; `config.output_dir` is the run.
+
+    Raises UserError where images are no files.
+    """
+    table, folders = load_split_table(Path(config.output_dir)), folders_of(config.data)
+    found = {}
+    for sample_id in table.sample_ids(Split.U).tolist():
+        source, path = table.listing.sources[sample_id], table.listing.paths[sample_id]
+        if source not in folders:
+            rule = f"is a folder of links, and the images of {source} are no files"
+            raise UserError("--output", "FOLDER", rule, "name a file ending in .parquet")
+        found[path] = folders[source] / path
+    return found
 
 
 def _require_pool(pool_ids: Tensor) -> None:

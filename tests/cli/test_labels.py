@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
+from cotrain_dist.config import Config
+from cotrain_dist.errors import UserError
 from cotrain_dist.method.audit import least_audit
+from cotrain_dist.method.splits import Split
+from cotrain_dist.store.linked import LinkWriter
+from cotrain_dist.types import PoolLabel
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +98,66 @@ def test_every_format_has_all_of_u(
     truth = truth_of(run)
     assert [path for path, *_ in found["csv"]] == list(truth)
     assert sum(own == truth[path] for path, own, _ in found["csv"]) > 0.5 * len(truth)
+
+
+def test_a_folder_of_links_is_one_that_others_read(
+    run: Path, digits_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "linked"
+    assert label([str(run), "--output", str(folder)]) == 0
+    assert label([str(run), "--output", str(tmp_path / "all.csv")]) == 0
+    expected = {row["path"]: row for row in csv.DictReader((tmp_path / "all.csv").open(newline=""))}
+    from datasets import load_dataset
+    from torchvision.datasets import ImageFolder
+
+    seen = ImageFolder(str(folder))
+    own = {Path(file).resolve(): seen.classes[class_id] for file, class_id in seen.samples}
+    assert own == {(digits_folder / path).resolve(): row["label"] for path, row in expected.items()}
+    rows = load_dataset(
+        "imagefolder", data_dir=str(folder), split="train", cache_dir=tmp_path / "c"
+    )
+    assert {row["path"]: row["label"] for row in rows} == {
+        path: row["label"] for path, row in expected.items()
+    }
+    assert rows[0]["image"].size == (8, 8)
+    assert not list(tmp_path.glob("*.tmp"))
+    assert label([str(run), "--output", str(folder)]) == 2
+
+
+def _row(path: str, label: str) -> PoolLabel:
+    return PoolLabel(path, label, 0.5, label, 0.5, label, 0.5, agree=True)
+
+
+def test_links_of_one_name_and_classes_that_are_no_folders(tmp_path: Path) -> None:
+    for name in ("a/b.png", "a__b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    files = {name: tmp_path / name for name in ("a/b.png", "a__b.png")}
+    writer = LinkWriter(tmp_path / "out", files)
+    writer.write([_row("a/b.png", "cat"), _row("a__b.png", "cat")])
+    for name in ("..", "x/y"):
+        with pytest.raises(UserError, match="can be no folder's name"):
+            writer.write([_row("a/b.png", name)])
+    assert not (tmp_path / "out").exists()
+    writer.close()
+    links = sorted((tmp_path / "out" / "cat").iterdir())
+    assert [link.name for link in links] == ["1__a__b.png", "a__b.png"]
+    assert {link.read_text() for link in links} == set(files)
+
+
+def test_images_that_are_no_files_are_linked_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cotrain_dist.data.sources import list_images
+    from cotrain_dist.data.splits import SplitTable
+    from cotrain_dist.inference import labels
+
+    config = Config(output_dir=str(tmp_path))
+    listing = list_images(config.data)
+    table = SplitTable(listing, torch.full((len(listing.paths),), Split.U))
+    monkeypatch.setattr(labels, "load_split_table", lambda path: table)
+    with pytest.raises(UserError, match="the images of digits are no files"):
+        labels.files_of_pool(config)
 
 
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])

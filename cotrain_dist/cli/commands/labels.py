@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.places import check_output_early, check_output_file
 from cotrain_dist.errors import UserError
 
-USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet [--audit ANSWERS.csv]
+if TYPE_CHECKING:
+    from cotrain_dist.store.predictions import PredictionWriter
+
+USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet|FOLDER [--audit ANSWERS.csv]
               [--min_precision P | --max_error E] [--delta D] [--rest FILE.csv]"""
 PROG = "cotrain-dist labels"
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -22,18 +26,20 @@ def run(arguments: Sequence[str]) -> int:
     own, settings = _parser().parse_with_settings(arguments)
     _check_promise(own)
     config = config_of_run(own.run, settings, PROG)
-    files = [(own.output, ENDINGS), (own.rest, (".csv",))]
+    is_folder = own.output.suffix == ""
+    files = [(own.rest, (".csv",)), (own.output, ("",) if is_folder else ENDINGS)]
     for file, endings in files:
         check_output_early(file, endings, replaces=False)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
-    from cotrain_dist.inference.labels import Promise, label_pool
+    from cotrain_dist.inference.labels import Promise, files_of_pool, label_pool
     from cotrain_dist.inference.queue import Asked, write_queue
     from cotrain_dist.reporting.promised import promise_lines
     from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.runtime.collectives import together
     from cotrain_dist.runtime.progress import build_console
+    from cotrain_dist.store.linked import LinkWriter
     from cotrain_dist.store.predictions import open_writer
     from cotrain_dist.types import PoolLabel
 
@@ -45,13 +51,20 @@ def run(arguments: Sequence[str]) -> int:
             if file is not None:
                 check = partial(check_output_file, file, endings, replaces=False)
                 together(lambda check=check: check() if rt.is_lead else None, rt.control)  # type: ignore[misc]
+        images = together(lambda: files_of_pool(config) if is_folder else {}, rt.control)
         labeled = label_pool(config, promise, rt)
         if not rt.is_lead:
             return 0
-        writer = open_writer(own.output, ENDINGS, PoolLabel)
-        to_close.callback(writer.close)
+        writer: PredictionWriter
+        if is_folder:
+            writer = LinkWriter(own.output, images)
+        else:
+            writer = open_writer(own.output, ENDINGS, PoolLabel)
+            to_close.callback(writer.close)  # also after an error: blocks that are whole count
         for block in labeled.rows():
             writer.write(block)
+        if is_folder:
+            writer.close()
         if own.rest is not None:
             write_queue(Asked(labeled.paths_left, len(labeled.pool_ids)), config, own.rest)
         for line in promise_lines(promise, labeled, own.output, own.rest):
@@ -91,7 +104,10 @@ def _parser() -> Arguments:
     )
     parser.add_argument("run", type=Path, help="directory that train wrote")
     parser.add_argument(
-        "--output", type=Path, required=True, help="file ending in .csv, .jsonl or .parquet"
+        "--output",
+        type=Path,
+        required=True,
+        help="file ending in .csv, .jsonl or .parquet, or a folder of links, one folder per class",
     )
     parser.add_argument("--audit", type=Path, help="the table of the audit, with all its answers")
     parser.add_argument("--min_precision", type=float, help="least share of kept labels right")
