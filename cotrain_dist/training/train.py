@@ -29,6 +29,7 @@ from cotrain_dist.store.records import (
     Record,
     record_from_json,
 )
+from cotrain_dist.training.card import write_card
 from cotrain_dist.training.commits import (
     CotrainState,
     restore_cotrain,
@@ -297,6 +298,7 @@ def finish(
     # `finished` promises all models, and another rank may be writing the best one.
     rt.wait_for_all()
     if rt.is_lead:
+        write_card(history, images.table, ctx.config, store)
         store.write_json("run.json", store.read_json("run.json") | notes)
         ctx.reporter.say(f"models: {store.models}/a, b and best")
     return history
