@@ -92,6 +92,9 @@ class Stop:
 
     def end(self, what: str = "") -> NoReturn:
         """End the process with one line and EXIT_STOPPED. what: what was committed for it."""
+        if not self.is_asked:  # its model stops together, and rank 0 waits until all know of it
+            self._asked.set()
+            self.tell("a request")
         self.let_hear()
         self._exit(what, EXIT_STOPPED)
 
