@@ -67,6 +67,9 @@ class DataConfig:
     on_bad_image: Literal["error", "skip"] = "error"
     """All images are read once before a training. What cannot be used as one ends it: `error`; with
     `skip` the run lists it in bad_images.jsonl and goes on without it, as if it were not there."""
+    follow_links: bool = False
+    """Whether images, and folders of classes, may be links that lead out of data.root,
+    data.unlabeled or data.test; without it such are images that cannot be used."""
     cache: str = "auto"
     """Where decoded and shrunk images are kept on disk, for all ranks, epochs and runs: a folder;
     `auto` is ~/.cache/cotrain_dist/pixels, `off` decodes every image in every pass. Exactness: the

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cotrain_dist.data.sources.folders import LEAVES
 from cotrain_dist.data.sources.listing import BadImage, Listing
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
 
 KEY = "data.on_bad_image"
+LINKS_KEY = "data.follow_links"
 
 NUM_SHOWN = 5
 """Bad images that an error names."""
@@ -23,12 +25,13 @@ def refuse_bad(bad: Sequence[BadImage], num_images: int) -> None:
     shown = [f"{printable(one.path)} ({printable(one.reason)})" for one in bad[:NUM_SHOWN]]
     if len(bad) > NUM_SHOWN:
         shown.append(f"and {len(bad) - NUM_SHOWN} more")
+    links = any(one.reason == LEAVES for one in bad)
     raise UserError(
         KEY,
         "error",
         f"{len(bad)} of {num_images} images cannot be used: {'; '.join(shown)}",
         f"repair or remove them, or give --{KEY} skip, which trains without them and lists them "
-        "all in the run directory",
+        "all in the run directory" + (f"; --{LINKS_KEY} true takes the links" if links else ""),
     )
 
 

@@ -138,7 +138,7 @@ def labeled_images(table: SplitTable, on: str, ctx: RunContext) -> tuple[Images,
         raise UserError(
             "--on", on, "is neither a split nor a folder", "give T, V, U or a folder of classes"
         )
-    listing = list_test(folder, table.class_names)
+    listing = list_test(folder, table.class_names, follow_links=data.follow_links)
     found = SplitTable(listing, torch.full((len(listing.paths),), Split.T, dtype=torch.int64))
     # `digits` is the source that needs no folder; no image of it is read. The run's other settings
     # stay behind: their rules, on fractions that must fit, are about other images.

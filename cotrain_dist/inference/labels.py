@@ -103,7 +103,7 @@ def label_pool(config: Config, promise: Promise | None, rt: Runtime) -> Labeled:
     """
     ctx, table = together(lambda: open_run(config, rt), rt.control)
     pool_ids = table.sample_ids(Split.U)
-    together(lambda: _require_pool(pool_ids), rt.control)
+    together(lambda: require_pool(pool_ids), rt.control)
     # Before the pass over U, which may take hours.
     audit = together(
         lambda: None if promise is None else read_audit(promise, table, ctx), rt.control
@@ -137,7 +137,8 @@ def files_of_pool(config: Config) -> dict[str, Path]:
     return found
 
 
-def _require_pool(pool_ids: Tensor) -> None:
+def require_pool(pool_ids: Tensor) -> None:
+    """Raise UserError where U is empty."""
     if not len(pool_ids):
         raise UserError("RUN", "U", "holds no image", "predict RUN FOLDER labels other images")
 

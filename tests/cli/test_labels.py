@@ -14,6 +14,7 @@ from ranks import run_ranks, tiny_config, train_run
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.errors import UserError
+from cotrain_dist.inference import labels
 from cotrain_dist.method.audit import least_audit
 from cotrain_dist.method.splits import Split
 from cotrain_dist.store.linked import LinkWriter
@@ -150,7 +151,6 @@ def test_images_that_are_no_files_are_linked_nowhere(
 ) -> None:
     from cotrain_dist.data.sources import list_images
     from cotrain_dist.data.splits import SplitTable
-    from cotrain_dist.inference import labels
 
     config = Config(output_dir=str(tmp_path))
     listing = list_images(config.data)
@@ -335,3 +335,8 @@ def test_a_launcher_draws_no_audit(
     words = ["queue", str(run), "--audit", "5", "--output", str(tmp_path / "x.csv")]
     assert cli.main(words) == 2
     assert "--audit: 5: an audit is drawn by one process" in capsys.readouterr().err
+
+
+def test_a_run_without_u_has_nothing_to_label() -> None:
+    with pytest.raises(UserError, match="U: holds no image; predict RUN FOLDER"):
+        labels.require_pool(torch.empty(0, dtype=torch.int64))

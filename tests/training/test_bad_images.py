@@ -4,6 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ranks import complaint, history_of, run_ranks, tiny_config, train_run
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.data.bad_images import refuse_bad
 from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.sources.folders import LEAVES
 from cotrain_dist.data.splits import draw_split_table, load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.splits import Split
@@ -314,6 +317,28 @@ def test_a_class_folder_that_is_a_link(tmp_path: Path) -> None:
     rule = "holds 2 class folder.* with 0 image.*; a is a link that leaves the folder"
     with pytest.raises(UserError, match=rule):
         list_images(config.data)
+    followed = list_images(replace(config.data, follow_links=True))
+    there = replace(config.data, root=str(tmp_path / "images"), follow_links=True)
+    wanted = [path for path in list_images(there).paths if path[0] in "ab"]
+    assert list(followed.paths) == wanted
+    assert LEAVES not in {one.reason for one in followed.bad}
+
+
+@pytest.mark.parametrize("key", ["unlabeled", "test"])
+def test_links_to_images_elsewhere_are_taken_where_that_is_asked(key: str, tmp_path: Path) -> None:
+    make_folder(tmp_path / "images")
+    image = next((tmp_path / "images" / "a").glob("*.png"))
+    (tmp_path / "more" / "a").mkdir(parents=True)
+    (tmp_path / "more" / "b").mkdir()
+    (tmp_path / "more" / "a" / "link.png").symlink_to(image)
+    (tmp_path / "more" / "b" / "own.png").write_bytes(image.read_bytes())
+    data = config_of(tmp_path / "images", tmp_path / "run", data={key: str(tmp_path / "more")}).data
+    refused = list_images(data)
+    with pytest.raises(UserError, match=r"leaves the folder.*--data.follow_links true takes the"):
+        refuse_bad(refused.bad, len(refused.paths))
+    taken = list_images(replace(data, follow_links=True))
+    assert "a/link.png" in set(taken.paths) - set(refused.paths)
+    assert LEAVES not in {one.reason for one in taken.bad}
 
 
 def test_a_claim_of_many_pixels_is_not_decoded(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ def list_images(config: DataConfig) -> Listing:
         case "digits":
             listing = digits.list_digits()
         case "imagefolder":
-            listing = files.list_class_folders(Path(config.root or ""), "data.root")
+            root = Path(config.root or "")
+            listing = files.list_class_folders(root, "data.root", follow_links=config.follow_links)
         case "csv":
             listing = files.list_table(config)
         case "hub":
@@ -36,9 +37,11 @@ def list_images(config: DataConfig) -> Listing:
     further = []
     if config.unlabeled:
         listed = files.absolute_paths(config, listing)
-        further.append(files.list_unlabeled(Path(config.unlabeled), listed))
+        folder, follow = Path(config.unlabeled), config.follow_links
+        further.append(files.list_unlabeled(folder, listed, follow_links=follow))
     if config.test:
-        further.append(files.list_test(Path(config.test), listing.class_names))
+        folder, names = Path(config.test), listing.class_names
+        further.append(files.list_test(folder, names, follow_links=config.follow_links))
     return joined(listing, further)
 
 

@@ -54,10 +54,12 @@ def absolute_paths(config: DataConfig, listing: Listing) -> set[str]:
     return set() if folder is None else {os.path.abspath(folder / path) for path in listing.paths}
 
 
-def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Listing:
+def list_class_folders(
+    root: Path, key: str, source: str = "imagefolder", *, follow_links: bool = False
+) -> Listing:
     """One folder per class; images may lie in folders below it, other files are skipped.
 
-    A folder that is a link out of the root is an empty class.
+    A folder that is a link out of the root is an empty class, without `follow_links`.
 
     Listed here and not by `load_dataset`, which takes folders named train or test for splits,
     reads metadata files, and copies the listing into a cache of the user's.
@@ -71,7 +73,7 @@ def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Lis
     labels: list[str | None] = []
     bad = [BadImage(source, name, None, NOT_UTF8) for name in names if not is_utf8(name)]
     for name in class_names:
-        found = _class_folder(root, name)
+        found = _class_folder(root, name, follow_links=follow_links)
         files += found.images
         labels += [name] * len(found.images)
         bad += _bad_images(found, root, source, name)
@@ -86,8 +88,10 @@ def list_class_folders(root: Path, key: str, source: str = "imagefolder") -> Lis
     return _listing_of_files(source, root, files, labels, class_names, bad)
 
 
-def _class_folder(root: Path, name: str) -> Found:
+def _class_folder(root: Path, name: str, *, follow_links: bool) -> Found:
     folder = root / name
+    if follow_links:
+        return walk(folder)
     if folder.is_symlink() and leaves(folder, os.path.realpath(root)):
         return Found(strays=[(folder, LEAVES)])
     return walk(folder, root)
@@ -169,13 +173,13 @@ def read_rows(table: Path, config: DataConfig, key: str) -> list[dict[str, str]]
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def list_unlabeled(root: Path, listed: set[str]) -> Listing:
+def list_unlabeled(root: Path, listed: set[str], *, follow_links: bool = False) -> Listing:
     """All images below a folder, without labels, but for those whose absolute paths are listed.
 
     A table of labels and the folder that its images lie in are a usual pair.
     """
     _check_folder(root, "data.unlabeled", "name one that holds images")
-    found = walk(root, root)
+    found = walk(root, None if follow_links else root)
     files = [path for path in found.images if os.path.abspath(path) not in listed]
     if not files:
         other = " beside those of the labeled source" if listed else ""
@@ -192,7 +196,7 @@ def list_without_classes(config: DataConfig) -> Listing:
     if config.source == "imagefolder":
         root = Path(config.root or "")
         _check_folder(root, "data.root", "name one that holds images")
-        found = walk(root, root)
+        found = walk(root, None if config.follow_links else root)
         files = found.images
         if not files:
             raise UserError("data.root", root, "holds no image", "name a folder that does")
@@ -208,9 +212,9 @@ def list_without_classes(config: DataConfig) -> Listing:
     )
 
 
-def list_test(root: Path, class_names: Sequence[str]) -> Listing:
+def list_test(root: Path, class_names: Sequence[str], *, follow_links: bool = False) -> Listing:
     """Class folders whose classes are those of the source."""
-    listing = list_class_folders(root, "data.test", TEST)
+    listing = list_class_folders(root, "data.test", TEST, follow_links=follow_links)
     strangers = sorted(set(listing.class_names) - set(class_names))
     if strangers:
         raise UserError(
