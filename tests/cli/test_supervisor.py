@@ -178,7 +178,7 @@ def test_a_killed_rank_and_a_killed_launcher_are_made_good_and_the_end_is_the_sa
         run,
         model_a={"name": "test_efficientnet", "init_from": f"{pretrained}/a"},
         model_b={"name": "test_efficientnet", "init_from": f"{pretrained}/b"},
-        pretrain={"num_epochs": 12, "learning_rate": 1e-3},
+        pretrain={"num_epochs": 20, "learning_rate": 1e-3},  # longer than two kills take
         checkpoint={"every_steps": 1},
         distributed={"lost_after_seconds": 5.0},
     )
