@@ -17,7 +17,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# For a newcomer: what matters, with real ranks and every command once; five minutes at most.
+# For a newcomer: what matters, with real ranks and every command once; the aim is five minutes.
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/$(TESTER) -m "not slow"
 
