@@ -5,6 +5,7 @@ the run's own name, so that it is uniform however often more are asked for. `aud
 directory says how far it has come.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -127,6 +128,7 @@ def files_of_pool(config: Config) -> dict[str, Path]:
     Raises UserError where images are no files.
     """
     table, folders = load_split_table(Path(config.output_dir)), folders_of(config.data)
+    require_own_names(table)
     found = {}
     for sample_id in table.sample_ids(Split.U).tolist():
         source, path = table.listing.sources[sample_id], table.listing.paths[sample_id]
@@ -135,6 +137,19 @@ def files_of_pool(config: Config) -> dict[str, Path]:
             raise UserError("--output", "FOLDER", rule, "name a file ending in .parquet")
         found[path] = folders[source] / path
     return found
+
+
+def require_own_names(table: SplitTable) -> None:
+    """Raise UserError where two images of U have one path, and no list could tell them apart."""
+    paths = [table.listing.paths[i] for i in table.sample_ids(Split.U).tolist()]
+    path, number = Counter(paths).most_common(1)[0] if paths else ("", 0)
+    if number > 1:
+        raise UserError(
+            "RUN",
+            path,
+            f"is the path of {number} images of U, below data.root and data.unlabeled",
+            "rename the images of one of the two folders, and train a new run",
+        )
 
 
 def require_pool(pool_ids: Tensor) -> None:
@@ -248,6 +263,7 @@ def draw_audit(config: Config, num: int, file: Path) -> Asked:
     """The next `num` images of the audit, written as a queue. On one process, without models."""
     store = RunDirectory(Path(config.output_dir))
     table = load_split_table(store.path)
+    require_own_names(table)
     order, before = audit_order(table, store), num_drawn(store)
     left = len(order) - before
     if num > left:

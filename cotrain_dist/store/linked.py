@@ -18,20 +18,29 @@ class LinkWriter:
     """Makes `folder`: CLASS/FILE for each image, a link, and metadata.csv with all columns.
 
     torchvision's ImageFolder reads the classes, `load_dataset("imagefolder", data_dir=FOLDER)` of
-    datasets the columns. It has its name once it is whole; until then it ends in .tmp.
+    datasets the columns. A context manager: the folder has its name once the block has ended well,
+    until then it ends in .tmp; after an error nothing is left.
     """
 
     def __init__(self, folder: Path, file_of: Mapping[str, Path]) -> None:
-        """file_of: the image file of each path. Raises UserError where the folder cannot be made.
+        """file_of: the image file of each path. Raises UserError where FOLDER.tmp is there already.
 
         folder: exists not yet.
         """
         self._folder, self._file_of = folder, file_of
         self._part = folder.with_name(f"{folder.name}.tmp")
-        shutil.rmtree(self._part, ignore_errors=True)
+        if self._part.exists():  # somebody's own, or what a kill has left: nothing is replaced
+            way_out = "delete it, or name another folder"
+            raise UserError("--output", self._part, "exists already", way_out)
         self._part.mkdir()
         self._rows: list[dict[str, object]] = []
         self._names: set[str] = set()
+
+    def __enter__(self) -> "LinkWriter":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self.close() if kind is None else shutil.rmtree(self._part)
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Link the images of a block. Raises UserError for a class that can be no folder."""

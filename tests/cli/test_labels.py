@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +15,7 @@ from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
+from cotrain_dist.data.splits import load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference import labels
 from cotrain_dist.method.audit import least_audit
@@ -139,6 +142,11 @@ def test_links_of_one_name_and_classes_that_are_no_folders(tmp_path: Path) -> No
     for name in ("..", "x/y"):
         with pytest.raises(UserError, match="can be no folder's name"):
             writer.write([_row("a/b.png", name)])
+    with pytest.raises(UserError, match=r"out.tmp: exists already"):
+        LinkWriter(tmp_path / "out", files)
+    with suppress(UserError), LinkWriter(tmp_path / "none", files) as half:
+        half.write([_row("a/b.png", "cat"), _row("a/b.png", "..")])
+    assert not list(tmp_path.glob("none*"))
     assert not (tmp_path / "out").exists()
     writer.close()
     links = sorted((tmp_path / "out" / "cat").iterdir())
@@ -340,3 +348,13 @@ def test_a_launcher_draws_no_audit(
 def test_a_run_without_u_has_nothing_to_label() -> None:
     with pytest.raises(UserError, match="U: holds no image; predict RUN FOLDER"):
         labels.require_pool(torch.empty(0, dtype=torch.int64))
+
+
+def test_two_images_of_one_path_are_told_apart_by_nobody(run: Path) -> None:
+    table = load_split_table(run)
+    labels.require_own_names(table)
+    first, second = table.sample_ids(Split.U)[:2].tolist()
+    paths = list(table.listing.paths)
+    paths[second] = paths[first]
+    with pytest.raises(UserError, match="is the path of 2 images of U"):
+        labels.require_own_names(replace(table, listing=replace(table.listing, paths=paths)))

@@ -57,14 +57,12 @@ def run(arguments: Sequence[str]) -> int:
             return 0
         writer: PredictionWriter
         if is_folder:
-            writer = LinkWriter(own.output, images)
+            writer = to_close.enter_context(LinkWriter(own.output, images))
         else:
             writer = open_writer(own.output, ENDINGS, PoolLabel)
             to_close.callback(writer.close)  # also after an error: blocks that are whole count
         for block in labeled.rows():
             writer.write(block)
-        if is_folder:
-            writer.close()
         if own.rest is not None:
             write_queue(Asked(labeled.paths_left, len(labeled.pool_ids)), config, own.rest)
         for line in promise_lines(promise, labeled, own.output, own.rest):
