@@ -29,7 +29,7 @@ from cotrain_dist.errors import (
     UserError,
 )
 from cotrain_dist.runtime.standstill import BACKWARD, Beat, Progress
-from cotrain_dist.runtime.stop import STOP
+from cotrain_dist.runtime.stop import A_REQUEST, STOP
 
 logger = logging.getLogger(__name__)
 
@@ -358,14 +358,19 @@ def _left(values: Iterable[tuple[int, bytes]]) -> list[tuple[int, str]]:
 
     >>> _left([(0, b"left: OSError"), (1, b"3 1 9 here"), (2, b"left: verdict: lost rank 1")])
     [(2, 'verdict: lost rank 1'), (0, 'OSError')]
+    >>> _left([(1, b"left: stopped: a request to rank 1"), (2, b"left: stopped: SIGTERM")])
+    [(2, 'stopped: SIGTERM'), (1, 'stopped: a request to rank 1')]
     """
-    # Who ends by another's verdict may say in its own words that it has ended.
+    # Who ends by another's verdict may say in its own words that it has ended; and who stops with
+    # its model, without having heard why, does not know what has asked.
     ended = [
         (rank, value.decode().removeprefix(LEFT))
         for rank, value in values
         if value.startswith(LEFT.encode())
     ]
-    return sorted(ended, key=lambda item: not item[1].startswith(VERDICT))
+    return sorted(
+        ended, key=lambda item: (not item[1].startswith(VERDICT), (STOPPED + A_REQUEST) in item[1])
+    )
 
 
 def _say(message: str) -> None:

@@ -30,6 +30,9 @@ and the last rank hears of it up to 5 s late."""
 SAME_REQUEST_SECONDS = 1.0
 """Within it a second signal is the first one: of Ctrl-C, a launcher hands its own copy on."""
 
+A_REQUEST = "a request"
+"""What a rank tells that stops with its model before it has heard what asked."""
+
 LOOK_SECONDS = 0.5
 """Between two looks for the stop file."""
 
@@ -94,7 +97,7 @@ class Stop:
         """End the process with one line and EXIT_STOPPED. what: what was committed for it."""
         if not self.is_asked:  # its model stops together, and rank 0 waits until all know of it
             self._asked.set()
-            self.tell("a request")
+            self.tell(A_REQUEST)
         self.let_hear()
         self._exit(what, EXIT_STOPPED)
 
