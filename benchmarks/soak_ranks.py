@@ -90,7 +90,7 @@ def body(argv: Sequence[str]) -> int:
         inner = getattr(owner, name)
 
         def called(*args: Any, **options: Any) -> Any:
-            counted = only is None or only(*args)
+            counted = only is None or only(*args, **options)
             if before and counted:
                 hit(before)
             result = inner(*args, **options)
@@ -103,6 +103,12 @@ def body(argv: Sequence[str]) -> int:
     def is_commit(path: Path, *_: Any) -> bool:
         return "checkpoints" in path.parts
 
+    def is_written(path: Path, *_: Any) -> bool:
+        return is_commit(path) and path.suffix == ".tmp"
+
+    def is_deleted(_: str, dir_fd: int | None = None) -> bool:
+        return dir_fd is not None and is_commit(Path(f"/proc/self/fd/{dir_fd}").readlink())
+
     _break(os.environ.get("SOAK_BROKEN", ""))
     wrap(train, "prepare", "start")
     wrap(features.FeatureStore, "write", "features")
@@ -112,7 +118,8 @@ def body(argv: Sequence[str]) -> int:
     wrap(steps, "train_step", "train")
     wrap(steps, "fit_student", "fit")
     wrap(atomic, "write_flushed", "commit, writing", only=is_commit)
-    wrap(Path, "rename", "commit, before", "commit, after", only=is_commit)
+    wrap(Path, "rename", "commit, before", "commit, after", only=is_written)
+    wrap(os, "unlink", "commit, deleting", only=is_deleted)
     return main(list(argv))
 
 

@@ -14,11 +14,12 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -245,6 +246,25 @@ def _environ(global_rank: int, num_ranks: int, port: int) -> dict[str, str]:
         return {}
     values = (global_rank, global_rank, num_ranks, num_ranks, "127.0.0.1", port, "lo")
     return dict(zip(WORLD_VARIABLES, map(str, values), strict=True))
+
+
+def start_commands(
+    num_ranks: int, words: Sequence[str], folder: Path, **extra_environ: str
+) -> "list[subprocess.Popen[bytes]]":
+    """The program as fresh ranks of one world; what rank N prints goes to `folder`/N.out."""
+    port, started = _free_port(), []
+    for rank in range(num_ranks):
+        environ = {**os.environ, "OMP_NUM_THREADS": "1", **extra_environ}
+        with (folder / f"{rank}.out").open("wb") as file:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "cotrain_dist", *words],
+                    stdout=file,
+                    stderr=file,
+                    env=environ | _environ(rank, num_ranks, port),
+                )
+            )
+    return started
 
 
 def _serve(pipe: Connection, paths: list[str]) -> None:

@@ -31,6 +31,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 
+GONE = ".gone.tmp"
+"""What the name of a commit ends in that is being deleted."""
+
 DAMAGED = "checkpoint"
 """Key of the errors that tell of a commit that is not whole."""
 
@@ -88,7 +91,8 @@ def _write_commit(
         files = {name: file_digest(beside / name) for name in sorted([STATE, *written])}
         manifest = {"format": FORMAT, "files": files}
         atomic.write_flushed(beside / MANIFEST, json.dumps(manifest, indent=1).encode())
-        shutil.rmtree(target, ignore_errors=True)
+        if target.is_dir():
+            discard(target)
         beside.rename(target)
         atomic.flush_folder(target.parent)
     barrier(group)
@@ -143,15 +147,25 @@ def commits_in(folder: Path) -> list[Path]:
     """The whole commits of a folder: those of pre-training, then those of Step 2, by epoch."""
     if not folder.is_dir():
         return []
-    # `.tmp`: a kill has cut that commit short.
+    # `.tmp`: a kill has cut that commit short, or its deletion.
     whole = [path for path in folder.iterdir() if path.suffix != ".tmp" and path.is_dir()]
     return sorted(whole, key=lambda path: (path.name.startswith("cotrain"), path.name))
 
 
 def keep_last(folder: Path, num_kept: int) -> None:
-    """Delete all but the newest commits of a folder."""
+    """Delete all but the newest commits of a folder, and what a kill has left of deleted ones."""
     for path in commits_in(folder)[:-num_kept]:
-        shutil.rmtree(path)
+        discard(path)
+    for left in folder.glob(f"*{GONE}"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def discard(commit: Path) -> None:
+    """Delete a commit so that a reader sees all of it or none of it, as when it was written."""
+    gone = commit.with_name(commit.name + GONE)
+    shutil.rmtree(gone, ignore_errors=True)
+    commit.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def file_digest(path: Path) -> str:

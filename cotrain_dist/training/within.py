@@ -34,6 +34,7 @@ from cotrain_dist.runtime.stop import STOP
 from cotrain_dist.store.checkpoint import (
     commit,
     commits_in,
+    discard,
     keep_last,
     manifest_digest,
     read_state,
@@ -257,5 +258,9 @@ def _alone(group: RankGroup) -> RankGroup:
 
 def forget_steps(student: Student, checkpoints: Path) -> None:
     """On the lead rank of a role, once an epoch is committed: delete what it has within it."""
-    if student.is_lead:
-        shutil.rmtree(checkpoints / "steps" / student.role.value, ignore_errors=True)
+    if not student.is_lead:
+        return
+    folder = checkpoints / "steps" / student.role.value
+    for path in commits_in(folder):
+        discard(path)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-import ranks
-from ranks import history_of, run_ranks, tiny_config, train_run
+from ranks import history_of, run_ranks, start_commands, tiny_config, train_run
 
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.errors import EXIT_STOPPED
@@ -191,7 +190,7 @@ def test_all_ranks_commit_where_they_stand_and_go_on_from_there(
     config = tiny_config(digits_folder, tmp_path / "run", **changes)
     settings = tmp_path / "settings.yaml"
     settings.write_text(config_to_yaml(config))
-    started = _start_ranks(num_ranks, ["train", "--config", str(settings)], tmp_path)
+    started = start_commands(num_ranks, ["train", "--config", str(settings)], tmp_path)
     _wait_for(tmp_path / "run" / "checkpoints" / "b", 1 if num_ranks > 1 else 0)
     _wait_for(tmp_path / "run" / "checkpoints" / "a", 2)
     time.sleep(0.3)  # from an epoch's end into the next one
@@ -206,30 +205,12 @@ def test_all_ranks_commit_where_they_stand_and_go_on_from_there(
     assert "stopped by SIGUSR2; committed " in printed[-1]
     assert "Traceback" not in "".join(printed)
 
-    started = _start_ranks(num_ranks, ["train", "--resume", str(tmp_path / "run")], tmp_path)
+    started = start_commands(num_ranks, ["train", "--resume", str(tmp_path / "run")], tmp_path)
     assert [rank.wait(300) for rank in started] == [0] * num_ranks
     assert "goes on after step" in (tmp_path / "run" / "logs" / "rank-000.log").read_text()
     other = tiny_config(digits_folder, tmp_path / "other", **changes)
     run_ranks(train_run, num_ranks, tmp_path, other)
     assert history_of(tmp_path / "run") == history_of(tmp_path / "other")
-
-
-def _start_ranks(
-    num_ranks: int, words: list[str], tmp_path: Path
-) -> "list[subprocess.Popen[bytes]]":
-    port, started = ranks._free_port(), []
-    for rank in range(num_ranks):
-        environ = os.environ | {"OMP_NUM_THREADS": "1"} | ranks._environ(rank, num_ranks, port)
-        with (tmp_path / f"{rank}.out").open("wb") as file:
-            started.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "cotrain_dist", *words],
-                    stdout=file,
-                    stderr=file,
-                    env=environ,
-                )
-            )
-    return started
 
 
 def _wait_for(folder: Path, num_commits: int) -> None:

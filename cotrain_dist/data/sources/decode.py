@@ -44,7 +44,10 @@ def unreadable(key: str, name: object, error: Exception) -> ImageError:
     """The error for an image that cannot be used."""
     reason = _reason_of(error)
     made = ImageError(
-        key, name, f"cannot be read as an image ({reason})", "repair or remove it and start anew"
+        key,
+        name,
+        f"cannot be read as an image ({reason})",
+        "restore it (train --resume then goes on), or remove it and start anew",
     )
     made.reason = reason
     return made
