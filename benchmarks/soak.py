@@ -8,12 +8,12 @@ an undisturbed run has counted in each phase (start, features, passes, gathers, 
 of training, fits, commits while they are written or deleted, before and after their rename), on a
 rank that is drawn; or the launcher is, at a random second. Or a rank is frozen by SIGSTOP, or asked
 to stop by a signal or by the stop file (`--deeds`). A kill counts where the victim's wait status
-proves it and the run was unfinished. All others must end by themselves, and all of them with the code of a stop
-after one; then the run is continued with `train --resume`, and at its end its models and history
-must equal those of the undisturbed run. Each deed is a line of OUTPUT/ledger.jsonl; several calls
-add to it, for one commit of the code. Phases with few of them come first. Exit code 1 where a run
-hangs, fails or ends with other bits, or where a commit is found half written. `--broken` breaks the
-build on purpose, and then that must be so.
+proves it and the run was unfinished. All others must end by themselves, and all of them with the
+code of a stop after one; then the run is continued with `train --resume`, and at its end its models
+and history must equal those of the undisturbed run. Each deed is a line of OUTPUT/ledger.jsonl;
+several calls add to it, for one commit of the code. Phases with few of them come first. Exit code 1
+where a run hangs, fails or ends with other bits, or where a commit is found half written.
+`--broken` breaks the build on purpose, and then that must be so.
 """
 
 import argparse
