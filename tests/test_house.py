@@ -128,6 +128,7 @@ def test_who_takes_a_context_uses_half_of_it(context: str) -> None:
     [
         ("accelerate", ["cli/launcher.py", "runtime/accelerator.py", "runtime/tracking.py"]),
         ("timm", ["models.py"]),
+        ("altair", ["reporting/charts.py", "reporting/page.py"]),
     ],
 )
 def test_a_library_stays_behind_its_edge(library: str, only: list[str]) -> None:

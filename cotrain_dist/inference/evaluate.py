@@ -84,11 +84,16 @@ def open_run(config: Config, rt: Runtime, *, show: bool = True) -> tuple[RunCont
     return RunContext(config, rt, store, reporter), load_split_table(store.path)
 
 
-def load_classifiers(class_names: Sequence[str], ctx: RunContext) -> list[Classifier]:
-    """The saved models of the roles that this rank holds. Raises UserError where there are none."""
+def load_classifiers(
+    class_names: Sequence[str], ctx: RunContext, *, of: str = ""
+) -> list[Classifier]:
+    """The saved models of the roles that this rank holds. Raises UserError where there are none.
+
+    of: how their folders' names begin: `step_one_` for those at the end of Step 1.
+    """
     classifiers = []
     for role in ctx.runtime.roles_here:
-        own = _role_of_saved(ctx.config, role.value, ctx.store.models / role.value)
+        own = _role_of_saved(ctx.config, role.value, ctx.store.models / f"{of}{role.value}")
         model = build_model(own, role, class_names)
         classifiers.append(build_classifier(role, model, own, ctx.runtime))
     return classifiers

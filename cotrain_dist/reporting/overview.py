@@ -46,14 +46,15 @@ def _summarize(path: Path) -> RunSummary:
     step_two = run.history.cotrain()
     return RunSummary(
         path=path,
-        status=_status(run),
+        status=status_of(run),
         num_epochs=step_two[-1].epoch if step_two else 0,
         best=_best(step_two, _estimate(run)),
-        seconds=_seconds(run.history.pretrain(), step_two),
+        seconds=seconds_of(run.history.pretrain(), step_two),
     )
 
 
-def _status(run: RunDirectory) -> str:
+def status_of(run: RunDirectory) -> str:
+    """finished, running, or stopped."""
     if run.read_json("run.json").get("finished"):
         return "finished"
     return "running" if run.is_in_use() else "stopped"
@@ -82,7 +83,8 @@ def _best(records: list[CotrainRecord], estimate: str) -> str:
     return f"{100 * top1:.1f} % on {name} ({role.upper()}, epoch {record.epoch})"
 
 
-def _seconds(step_one: list[PretrainRecord], step_two: list[CotrainRecord]) -> float:
+def seconds_of(step_one: list[PretrainRecord], step_two: list[CotrainRecord]) -> float:
+    """Spent in the epochs of both steps; of the slower model in pre-training."""
     # On ranks of their own both models pre-train at one time, so the slower one counts.
     by_role: dict[str, float] = {}
     for record in step_one:

@@ -39,6 +39,7 @@ def test_every_command_once(
             "5 of ",
         ),
         (["labels", run, "--output", str(tmp_path / "pool.parquet")], "pool.parquet: labels of "),
+        (["report", run, "--output", str(tmp_path / "report.html")], "open it in a browser"),
         (["runs", str(tmp_path)], "finished"),
         (["verify", run], "all equal"),
         (
