@@ -22,6 +22,7 @@ from cotrain_dist.inference.predict import BLOCK_SIZE, prediction_of
 from cotrain_dist.inference.queue import Asked, write_queue
 from cotrain_dist.keys import keyed_generator
 from cotrain_dist.method.audit import (
+    CANNOT_TELL,
     Cut,
     cut_for_error,
     cut_for_precision,
@@ -37,9 +38,6 @@ from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import gather_probs
 from cotrain_dist.training.setup import open_pixels
 from cotrain_dist.types import PoolLabel
-
-CANNOT_TELL = "?"
-"""A person's answer that names no class; it counts as a wrong label."""
 
 
 @dataclass(frozen=True)

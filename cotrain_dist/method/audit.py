@@ -26,6 +26,9 @@ STEP = 5
 NUM_CUTS = 200
 """Cuts that `cut_for_error` tries, equally many images apart."""
 
+CANNOT_TELL = "?"
+"""A person's answer that names no class; it counts as a wrong label."""
+
 ALL = -math.inf
 """A cut that leaves out nothing."""
 

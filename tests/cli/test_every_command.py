@@ -8,11 +8,17 @@ from ranks import tiny_config
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config.text import config_to_yaml
+from cotrain_dist.reporting.annotator import Annotator
 
 
 def test_every_command_once(
-    digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Its page would wait for a person.
+    monkeypatch.setattr(Annotator, "serve_forever", lambda self, poll_interval: None)
     config = tiny_config(
         digits_folder,
         tmp_path / "run",
@@ -37,6 +43,10 @@ def test_every_command_once(
                 *("--output", str(tmp_path / "queue.csv"), *cache),
             ],
             "5 of ",
+        ),
+        (
+            ["annotate", str(tmp_path / "queue.csv"), "--images", str(digits_folder)],
+            "0 of 5 images are answered",
         ),
         (["labels", run, "--output", str(tmp_path / "pool.parquet")], "pool.parquet: labels of "),
         (["report", run, "--output", str(tmp_path / "report.html")], "open it in a browser"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster.requirements import require
+from browser import complaints, open_browser
 from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
@@ -105,24 +105,8 @@ def test_mistakes(
 
 @pytest.fixture(params=["light", "dark"])
 def browser(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A headless Chromium that prefers light or dark pages."""
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    require([] if all(programs) else ["chromium and chromedriver"])
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.add_argument("--window-size=390,844")  # a phone
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(programs[1]))
-    scheme = {"name": "prefers-color-scheme", "value": request.param}
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    try:
+    with open_browser(request.param) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.mark.slow
@@ -160,7 +144,7 @@ def test_it_works_in_a_browser_by_keyboard_without_an_error(
         assert shown() == num_tiles
     browser.find_element(By.ID, "sure").send_keys(Keys.END)
     assert shown() < num_tiles
-    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    assert complaints(browser) == []
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     is_dark = browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches")
     assert background == ("rgb(23, 23, 27)" if is_dark else "rgb(255, 255, 255)")
