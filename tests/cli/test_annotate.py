@@ -4,6 +4,7 @@ import csv
 import http.client
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -188,13 +189,14 @@ def _start(table: Path, *further: str) -> "tuple[subprocess.Popen[str], str]":
     return started, started.stdout.readline().split()[1]
 
 
-def test_a_second_page_for_one_table_is_refused_and_ctrl_c_ends_the_first(
-    table: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_page_for_one_table_is_refused_and_a_signal_ends_the_first(
+    number: int, table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started, _ = _start(table)
     assert cli.main(["annotate", str(table), "--no_browser"]) == 2
     assert "is being labeled already, on another page" in capsys.readouterr().err
-    started.send_signal(2)
+    started.send_signal(number)
     printed, _ = started.communicate(timeout=20)
     assert started.returncode == 0
     assert printed == f"{table}: 0 of 5 images are answered\n"

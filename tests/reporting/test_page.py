@@ -135,8 +135,9 @@ def test_the_page_needs_nothing_else_and_is_small() -> None:
     assert {row["run"] for row in _specs(page)[0]["data"]["values"]} == {"one", "two"}  # type: ignore[index]
 
 
-def test_the_template_is_in_the_package() -> None:
+def test_the_templates_are_in_the_package() -> None:
     import cotrain_dist.reporting
 
     folder = Path(cotrain_dist.reporting.__file__).parent / "templates"
-    assert [path.name for path in folder.iterdir()] == ["page.html.jinja"]
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["annotate.html.jinja", "page.html.jinja"]

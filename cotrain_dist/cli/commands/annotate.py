@@ -1,6 +1,7 @@
 """`cotrain-dist annotate FILE.csv`: a page on this machine where a person labels images."""
 
 import contextlib
+import signal
 import sys
 import webbrowser
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"open {server.url} (Ctrl-C ends it; each answer is saved at once)", flush=True)
         if not own.no_browser and sys.stdout.isatty():
             webbrowser.open(server.url)
-        with contextlib.suppress(KeyboardInterrupt), server:
+        with server, _until_a_signal():
             server.serve_forever(poll_interval=0.1)
     num = sum(map(bool, answers.labels))
     print(f"{own.file}: {num} of {len(answers.labels)} images are answered")
@@ -60,6 +61,20 @@ def _alone(file: Path) -> Iterator[None]:
     finally:
         lock.release()
         Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _until_a_signal() -> Iterator[None]:
+    """Ctrl-C, or SIGTERM, ends the block; also where a shell's background job ignores Ctrl-C."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _parser() -> Arguments:
