@@ -47,8 +47,10 @@ _TYPES = {int: _whole, float: _finite}
 class Arguments(argparse.ArgumentParser):
     """A parser whose complaints are UserErrors and whose options cannot be abbreviated."""
 
-    def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+    def __init__(self, prog: str, description: str, example: str) -> None:
+        """example: what a user may type behind `prog`."""
+        epilog = f"Example: {prog} {example}".rstrip()
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # type: ignore[override]
         """As argparse's; an option of two words answers to `--two_words` and to `--two-words`."""

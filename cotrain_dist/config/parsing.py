@@ -47,7 +47,9 @@ configs/own_images.yaml is a start for few labels. Beside the keys below, train 
 (go on after its last commit; RUN auto finds the run in --output_dir, or begins one),
 --allow-config-change (with other settings), --max-restarts N --num-processes N (start again where a
 rank was lost), --recycle RUN (a new run that begins with its models and splits) and
---extra-labels FILE.csv (labels of images that queue listed)."""
+--extra-labels FILE.csv (labels of images that queue listed). Example: cotrain-dist train --config
+configs/own_images.yaml --data.table labels.csv --data.root images --data.unlabeled images
+--output_dir runs/mine"""
 
 
 @dataclass(frozen=True)

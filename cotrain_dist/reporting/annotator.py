@@ -56,13 +56,13 @@ class Annotator(ThreadingHTTPServer):
         self.answers, self.class_names = answers, list(class_names)
         self.is_audit = is_audit
         self.files = [folder / path for path in answers.paths]
-        missing = [file for file in self.files if not file.is_file()]
+        pairs = zip(answers.paths, self.files, strict=True)
+        missing = [path for path, file in pairs if not file.is_file()]
         if missing:
             raise UserError(
                 "--images",
                 folder,
-                f"does not hold {missing[0].relative_to(folder)} "
-                f"({len(missing)} of {len(self.files)} are missing)",
+                f"does not hold {missing[0]} ({len(missing)} of {len(self.files)} are missing)",
                 "give the folder that the table's paths lie in, the data.root of `queue`",
             )
         self.token = secrets.token_urlsafe(24)

@@ -180,6 +180,14 @@ def test_mistakes(
     assert table.read_bytes() == before
 
 
+def test_a_path_that_leads_elsewhere_is_named_too(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.write_text("path,label\n/nowhere/x.png,\n")
+    assert cli.main(["annotate", str(table), "--no_browser"]) == 2
+    assert "does not hold /nowhere/x.png (1 of 1 are missing)" in capsys.readouterr().err
+
+
 def _start(table: Path, *further: str) -> "tuple[subprocess.Popen[str], str]":
     words = ["annotate", str(table), "--classes", "three", "eight", "--no_browser", *further]
     started = subprocess.Popen(

@@ -151,3 +151,15 @@ def test_strangers_are_refused(
         assert "Traceback" not in done.stderr
     assert fragment in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", cli.command_names())
+def test_the_help_of_each_command_ends_with_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main([name, "--help"])
+    assert caught.value.code == 0
+    words = capsys.readouterr().out.split()
+    place = words.index("Example:")
+    assert words[place + 1 : place + 3] == ["cotrain-dist", name]

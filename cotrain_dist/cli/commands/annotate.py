@@ -37,10 +37,10 @@ def run(arguments: Sequence[str]) -> int:
         except OSError as error:
             rule = f"cannot be listened at ({error.strerror})"
             raise UserError("--port", own.port, rule, "leave it out for a free one") from error
-        print(f"open {server.url} (Ctrl-C ends it; each answer is saved at once)", flush=True)
-        if not own.no_browser and sys.stdout.isatty():
-            webbrowser.open(server.url)
         with server, _until_a_signal():
+            print(f"open {server.url} (Ctrl-C ends it; each answer is saved at once)", flush=True)
+            if not own.no_browser and sys.stdout.isatty():
+                webbrowser.open(server.url)
             server.serve_forever(poll_interval=0.1)
     num = sum(map(bool, answers.labels))
     print(f"{own.file}: {num} of {len(answers.labels)} images are answered")
@@ -81,8 +81,8 @@ def _parser() -> Arguments:
     parser = Arguments(
         "cotrain-dist annotate",
         "Label the images of a table that queue wrote, on a page of this machine: by keys, one by "
-        "one or in a grid. Each answer is written into the column `label` of the table at once. "
-        "Example: cotrain-dist annotate labels.csv --images images --classes cat dog",
+        "one or in a grid. Each answer is written into the column `label` of the table at once.",
+        "labels.csv --images images --classes cat dog",
     )
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="table with the columns path, label"

@@ -19,6 +19,7 @@ def run(arguments: Sequence[str]) -> int:
         PROG,
         "Find the labeled fraction at which pre-trained models reach an accuracy on T; trials are "
         "kept. Takes train's keys too.",
+        "--config configs/digits.yaml --target_accuracy 0.5 --output_dir runs/calibration",
     )
     parser.add_argument(
         "--target_accuracy", type=float, default=0.5, help="mean of A and B (default 0.5)"

@@ -20,7 +20,7 @@ USAGE = "env"
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    Arguments("cotrain-dist env", "Print versions, devices and launcher.").parse_args(arguments)
+    Arguments("cotrain-dist env", "Print versions, devices and launcher.", "").parse_args(arguments)
     before_torch()
     import torch
     import torch.distributed as dist

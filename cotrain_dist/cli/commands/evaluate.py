@@ -15,7 +15,11 @@ PROG = "cotrain-dist evaluate"
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
-    parser = Arguments(PROG, "Measure a run's models. --KEY VALUE changes device or data.root.")
+    parser = Arguments(
+        PROG,
+        "Measure a run's models. --KEY VALUE changes device or data.root.",
+        "runs/1 --on T --output figures.json",
+    )
     parser.add_argument("run", type=Path, help="directory that train wrote")
     parser.add_argument("--on", default="T", help="T (default), V, U, or a folder of class folders")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")

@@ -97,8 +97,8 @@ def _parser() -> Arguments:
         "Label a run's U. With an audit (queue RUN --audit N), only the labels of which at least "
         "the share P is right are written, or those that leave at most the share E of all of U "
         "wrong; each holds in all but the share D of the draws of an audit. "
-        "--KEY VALUE changes the device. Example: cotrain-dist labels runs/1 --output labels.csv "
-        "--audit answers.csv --min_precision 0.95",
+        "--KEY VALUE changes the device.",
+        "runs/1 --audit answers.csv --min_precision 0.95 --output labels.csv",
     )
     parser.add_argument("run", type=Path, help="directory that train wrote")
     parser.add_argument(

@@ -13,7 +13,11 @@ PROG = "cotrain-dist plan"
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = Arguments(PROG, "Show ranks, shards, steps, bytes and memory. Takes train's keys too.")
+    parser = Arguments(
+        PROG,
+        "Show ranks, shards, steps, bytes and memory. Takes train's keys too.",
+        "--num_ranks 8 --data.root images --measure",
+    )
     parser.add_argument("--num_ranks", type=int, default=1, help="processes in all (default 1)")
     parser.add_argument("--num_nodes", type=int, default=1, help="nodes they are spread over")
     parser.add_argument("--measure", action="store_true", help="time a few steps on this machine")

@@ -17,7 +17,11 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
-    parser = Arguments(PROG, "Label images with a run's models. --KEY VALUE changes the device.")
+    parser = Arguments(
+        PROG,
+        "Label images with a run's models. --KEY VALUE changes the device.",
+        "runs/1 images 'more/*.jpg' --output labels.csv",
+    )
     parser.add_argument("run", type=Path, help="directory that train wrote")
     parser.add_argument("images", nargs="+", help="files, folders, quoted globs")
     parser.add_argument(

@@ -92,6 +92,7 @@ def _parser() -> Arguments:
         PROG,
         "List the images that are most worth a label: of a folder (--data.root) or a table "
         "(--data.table) before any training, or of a run's U. Takes train's keys too.",
+        "--config configs/own_images.yaml --data.root images --size 60 --output labels.csv",
     )
     parser.add_argument("run", type=Path, nargs="?", help="directory that train wrote")
     parser.add_argument("--size", type=int, default=50, help="images to list (default 50)")

@@ -55,8 +55,8 @@ def _parser() -> Arguments:
         "Write one HTML file about a run, or about several side by side: what the shipped model is "
         "worth, its curves, what became of the images without labels, time, confused classes and, "
         "for one run, the images on which both models differ or are unsure. It needs no server and "
-        "no network. --KEY VALUE changes device or data.root. Example: cotrain-dist report runs/1 "
-        "--output report.html",
+        "no network. --KEY VALUE changes device or data.root.",
+        "runs/1 --output report.html",
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories of train")
     parser.add_argument("--output", type=Path, required=True, help="file ending in .html")

@@ -11,7 +11,11 @@ USAGE = "runs [DIR]"
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
-    parser = Arguments("cotrain-dist runs", "List the runs below a folder.")
+    parser = Arguments(
+        "cotrain-dist runs",
+        "List the runs below a folder: status, epochs, best accuracy, duration.",
+        "runs",
+    )
     parser.add_argument("folder", type=Path, nargs="?", default=Path("runs"))
     folder = parser.parse_args(arguments).folder
     if not folder.is_dir():

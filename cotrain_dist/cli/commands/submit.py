@@ -67,7 +67,11 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _options() -> Arguments:
-    parser = Arguments(PROG, "Check a training and submit it to SLURM. Takes train's keys too.")
+    parser = Arguments(
+        PROG,
+        "Check a training and submit it to SLURM. Takes train's keys too.",
+        "--nodes 2 --gpus-per-node 4 --time 04:00:00 --config configs/own_images.yaml",
+    )
     parser.add_argument("--nodes", type=int, default=1, help="nodes (default 1)")
     parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs of each (default 0)")
     parser.add_argument(

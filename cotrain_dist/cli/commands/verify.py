@@ -19,6 +19,7 @@ def run(arguments: Sequence[str]) -> int:
         "Train an epoch of Step 2 again, in a copy, and compare hashes of weights and selections "
         "with those that the run has recorded. Start as many processes as the run had. --KEY VALUE "
         "changes device or data.root.",
+        "runs/1 --epoch 3",
     )
     parser.add_argument("run", type=Path, help="directory that train wrote; it is only read")
     parser.add_argument("--epoch", type=int, help="of Step 2, from 1; default: the last one")
