@@ -75,7 +75,7 @@ def _parser() -> Arguments:
         PROG,
         "Run all conditions from the same splits and models; what has finished is kept. "
         "Takes train's keys too.",
-        "--config configs/digits_study.yaml --arms vote synergy --seeds 0 1 --output_dir runs/study",
+        "--config configs/digits_study.yaml --arms vote synergy --seeds 0 1 --output_dir runs/s",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="seeds (default: that of --seed)")
     parser.add_argument("--arms", nargs="+", help="conditions and baselines (default: all)")
