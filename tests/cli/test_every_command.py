@@ -51,6 +51,7 @@ def test_every_command_once(
         (["labels", run, "--output", str(tmp_path / "pool.parquet")], "pool.parquet: labels of "),
         (["report", run, "--output", str(tmp_path / "report.html")], "open it in a browser"),
         (["runs", str(tmp_path)], "finished"),
+        (["watch", run], "finished"),
         (["verify", run], "all equal"),
         (
             ["reproduce", *settings, "--arms", "none-own", "--output_dir", str(studies[0])],
