@@ -31,7 +31,20 @@ def rate(value: float) -> Sequence[str]:
     return ("--pretrain.learning_rate", str(value), "--cotrain.learning_rate", str(value))
 
 
-SYNERGY = (*FITTED, *SHORT, "--cotrain.num_epochs", "2", "--recipe", "synergy")
+FROZEN = ("--train.norm", "frozen")
+STEP_TWO = ("--cotrain.num_epochs", "2", "--recipe", "synergy")
+SYNERGY = (*FITTED, *SHORT, *STEP_TWO)
+CHOSEN = (*SYNERGY, *rate(1e-3), *FROZEN)
+LONGER = (
+    *(*FITTED, *SHORT, *rate(1e-3), *FROZEN),
+    *("--cotrain.num_epochs", "4", "--recipe", "synergy"),
+)
+HEADS_TEACH = (
+    *(*FITTED, *STEP_TWO, "--pretrain.num_epochs", "1"),
+    *("--pretrain.learning_rate", "1e-7", "--pretrain.min_learning_rate", "1e-7"),
+)
+"""A Step 1 that moves nothing but the heads, which are fitted before it."""
+AT_CHOSEN = ("--cotrain.learning_rate", "1e-3")
 TRIALS: dict[str, Sequence[str]] = {
     # 10 steps of 64 an epoch: 120 steps, and as many as synergy takes with its epochs over U.
     "labels, random head, 1e-3": (*ALONE, *SHORT, *rate(1e-3)),
@@ -49,6 +62,31 @@ TRIALS: dict[str, Sequence[str]] = {
         *(*SYNERGY, *rate(3e-4)),
         *("--structure.features", "current"),
     ),
+    # Batch normalization: the statistics of 2,000 labeled views, or those of the start.
+    "synergy, heads teach": (*HEADS_TEACH, *AT_CHOSEN),
+    "labels, fitted head, 1e-3, frozen norms": (
+        *(*ALONE, *FITTED, *SHORT, *rate(1e-3)),
+        *FROZEN,
+    ),
+    "labels, fitted head, 3e-4, frozen norms": (
+        *(*ALONE, *FITTED, *SHORT, *rate(3e-4)),
+        *FROZEN,
+    ),
+    "synergy, frozen norms": CHOSEN,
+    # From here on one thing changed at a time.
+    "synergy, heads teach, frozen norms": (*HEADS_TEACH, *AT_CHOSEN, *FROZEN),
+    "synergy, free thresholds": (
+        *(*CHOSEN, "--consistency.teacher", "own", "--consistency.policy", "free"),
+        *("--consistency.fairness", "0.01", "--consistency.ratio", "1"),
+    ),
+    "synergy, weak views of R": (*CHOSEN, "--train.pseudo_view", "same"),
+    "synergy, strong views of R": (*CHOSEN, "--train.pseudo_view", "strong"),
+    "synergy, hard labels": (*CHOSEN, "--selection.targets", "hard"),
+    "synergy, no structure": (*CHOSEN, "--structure.kind", "off"),
+    "synergy, graph": (*CHOSEN, "--structure.kind", "graph"),
+    "synergy, current features": (*CHOSEN, "--structure.features", "current"),
+    "synergy, two rounds": (*LONGER, "--cotrain.epochs_per_round", "2"),
+    "synergy, four epochs": LONGER,
 }
 
 

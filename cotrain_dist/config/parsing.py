@@ -44,12 +44,12 @@ START_WITH = """What most runs need: --data.root FOLDER (one folder per class) o
 FILE.csv, --data.image_size, --model_a.name and --model_b.name, or --model_a.pretrained and
 --model_b.pretrained with --model_a.train head and --model_b.train head, and --output_dir.
 configs/own_images.yaml is a start for few labels. Beside the keys below, train takes --resume RUN
-(go on after its last commit; RUN auto finds the run in --output_dir, or begins one),
---allow-config-change (with other settings), --max-restarts N --num-processes N (start again where a
-rank was lost), --recycle RUN (a new run that begins with its models and splits) and
---extra-labels FILE.csv (labels of images that queue listed). Example: cotrain-dist train --config
-configs/own_images.yaml --data.table labels.csv --data.root images --data.unlabeled images
---output_dir runs/mine"""
+(go on after its last commit; RUN auto finds the run in --output_dir, or begins one), --time 30m
+(image size and epochs are chosen to end within it), --allow-config-change (with other settings),
+--max-restarts N --num-processes N (start again where a rank was lost), --recycle RUN (a new run
+that begins with its models and splits) and --extra-labels FILE.csv (labels of images that queue
+listed). Example: cotrain-dist train --config configs/own_images.yaml --data.table labels.csv
+--data.root images --data.unlabeled images --output_dir runs/mine"""
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,10 @@ class TrainConfig:
     """What a loss that is not finite does: `stop` ends all ranks and names step and images;
     `skip_step` leaves the step out, at most 10 in a row (on GPUs each step then waits for its
     gradient). fp16 leaves such steps out in any case."""
-    norm: Literal["local", "sync"] = "local"
-    """What batch normalization sees in training: the images of one rank, or those of all ranks of
-    the model. `local`: another number of ranks is another training."""
+    norm: Literal["local", "sync", "frozen"] = "local"
+    """What batch normalization goes by in training: the images of one rank (`local`: another number
+    of ranks is another training), those of all ranks of the model, or, `frozen`, the statistics
+    that a published model comes with."""
     exact_elastic: int = 0
     """Micro-shards that each step is cut into, on any number of ranks up to it: their gradients and
     statistics are added up without rounding, so 1, 2, 3, .. ranks of a model, and a resume with
@@ -111,7 +112,7 @@ class TrainConfig:
         if not self.exact_elastic:
             return
         for name, value, usual in (
-            ("norm", self.norm, "local"),
+            ("norm", "local" if self.norm == "frozen" else self.norm, "local"),
             ("accumulation_steps", self.accumulation_steps, 1),
         ):
             if value != usual:

@@ -107,6 +107,7 @@ class Config:
         self._check_views()
         self._check_consistency()
         self._check_exact()
+        self._check_norms()
 
     @property
     def structure_features(self) -> Literal["start", "current"]:
@@ -115,6 +116,18 @@ class Config:
             return self.structure.features
         begun = [own.pretrained or own.init_from for own in (self.model_a, self.model_b)]
         return "start" if all(begun) else "current"
+
+    def _check_norms(self) -> None:
+        """Raise UserError where statistics would stay those of a model that has seen nothing."""
+        for name in ("model_a", "model_b"):
+            own: ModelConfig = getattr(self, name)
+            if self.train.norm == "frozen" and not (own.pretrained or own.init_from):
+                raise UserError(
+                    "train.norm",
+                    "frozen",
+                    f"keeps the statistics that a model comes with, and {name} begins at random",
+                    f"give {name}.pretrained or {name}.init_from, or take local",
+                )
 
     def _check_probabilities(self) -> None:
         """Raise UserError for what needs the probabilities of all classes, which are not kept."""

@@ -1,11 +1,9 @@
 """What a training would do in a world of any size, without starting it."""
 
 import os
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -20,33 +18,33 @@ from cotrain_dist.method.placement import Placement, RankRow, chunks_of_rank, pl
 from cotrain_dist.method.shares import cut_epoch
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.steps import (
-    EpochPlan,
     consistency_shares,
     num_consistency_steps,
     num_steps_of,
     spread,
 )
 from cotrain_dist.models import build_model
+from cotrain_dist.planning.probe import (
+    seconds_per_labeled_image,
+    seconds_per_trained_image,
+    take_steps,
+)
 from cotrain_dist.planning.tables import Plan, RankPlan, RolePlan
 from cotrain_dist.runtime.accelerator import start_alone
 from cotrain_dist.runtime.determinism import device_name
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
-from cotrain_dist.training.evaluate import pass_over
 from cotrain_dist.training.norm import has_batch_norm
-from cotrain_dist.training.pool import packed_votes
 from cotrain_dist.training.setup import check_all_names, check_table, model_costs, split_table_of
-from cotrain_dist.training.steps import train_steps
 from cotrain_dist.training.student import Student, build_student
-from cotrain_dist.types import ROLES, Position, Role
+from cotrain_dist.types import ROLES, Role
 
 FLOAT_BYTES = 4
 FEW_IMAGES = 16
 """Below so many, the mean and variance that batch normalization takes are mostly chance."""
 
 NUM_PROBE_IMAGES = 4
-NUM_TIMED_STEPS = 3
 
 
 def plan_world(
@@ -140,7 +138,8 @@ def _say_where_norms_see_few(
         batches = [rank.largest_batch for rank in ranks if role in rank.roles]
         num_seen = sum(batches) if config.train.norm == "sync" else min(batches)
         # Who asked for small steps, on one rank, sees them in the settings.
-        if own.has_batch_norm and num_seen < min(FEW_IMAGES, config.train.batch_size):
+        sees = own.has_batch_norm and config.train.norm != "frozen"
+        if sees and num_seen < min(FEW_IMAGES, config.train.batch_size):
             way_out = "give a larger train.batch_size or fewer train.accumulation_steps"
             if len(batches) > 1 and config.train.norm == "local":
                 way_out += ", or train.norm sync"
@@ -234,8 +233,9 @@ def plan_role(role: Role, images: Images, ctx: RunContext, *, measure: bool) -> 
         return _plan_head(student, num_labeled)
     train_seconds = label_seconds = None
     if measure:
-        train_seconds = _seconds_per_trained_image(student, images, ctx)
-        label_seconds = _seconds_per_labeled_image(student, images, ctx)
+        size = own.train.batch_size
+        train_seconds = seconds_per_trained_image(student, size, images, ctx)
+        label_seconds = seconds_per_labeled_image(student, config.pool.batch_size, images, ctx)
     state_bytes, image_bytes = _probe_memory(student, images, ctx)
     return RolePlan(
         role=role,
@@ -279,27 +279,6 @@ def _plan_head(student: Student, num_labeled: int) -> RolePlan:
     )
 
 
-def _take_steps(
-    student: Student, num_images: int, num_steps: int, images: Images, ctx: RunContext
-) -> float:
-    """Some steps over the first labeled images, each with all of them; returns their seconds."""
-    labeled = images.table.labeled(student.role, "own")
-    rows = torch.arange(min(num_images, len(labeled)))
-    plan = EpochPlan((rows,) * num_steps, num_shards=1, num_micro=1)
-    return _seconds(
-        lambda: train_steps(student, labeled, plan, "plan", Position(), images.pixels, ctx),
-        student.device,
-    )
-
-
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # its work is only queued until then
-    return time.perf_counter() - started
-
-
 def _probe_memory(student: Student, images: Images, ctx: RunContext) -> tuple[int, int]:
     """Bytes of state after a step, and bytes that each image keeps for the backward pass."""
     kept: dict[int, int] = {}
@@ -315,7 +294,7 @@ def _probe_memory(student: Student, images: Images, ctx: RunContext) -> tuple[in
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        _take_steps(student, NUM_PROBE_IMAGES, 1, images, ctx)
+        take_steps(student, NUM_PROBE_IMAGES, 1, images, ctx)
     states = [
         value
         for entries in student.optimizer.state.values()
@@ -333,28 +312,6 @@ def _probe_memory(student: Student, images: Images, ctx: RunContext) -> tuple[in
 
 def _num_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-def _seconds_per_trained_image(student: Student, images: Images, ctx: RunContext) -> float:
-    """Of training, decoding included; the first step warms up."""
-    size = min(student.config.train.batch_size, len(images.table.labeled(student.role, "own")))
-    _take_steps(student, size, 1, images, ctx)
-    return _take_steps(student, size, NUM_TIMED_STEPS, images, ctx) / (size * NUM_TIMED_STEPS)
-
-
-def _seconds_per_labeled_image(student: Student, images: Images, ctx: RunContext) -> float:
-    """Of the pass over U, decoding included; the first chunk warms up."""
-    labeled = images.table.labeled(student.role, "own").sample_ids
-    chunk = labeled[: min(ctx.config.pool.batch_size, len(labeled))]
-    seconds = []
-    for _ in range(NUM_TIMED_STEPS + 1):
-        seconds.append(
-            _seconds(
-                lambda: pass_over(student, chunk, packed_votes, "label", images, ctx),
-                student.device,
-            )
-        )
-    return median(seconds[1:]) / len(chunk)
 
 
 def resident_bytes() -> int:

@@ -25,6 +25,7 @@ from cotrain_dist.errors import PeerLostError, TrainingError, UserError
 from cotrain_dist.method.placement import Placement, RankRow, check_cards, check_devices, place
 from cotrain_dist.runtime.clock import Clock
 from cotrain_dist.runtime.collectives import RankGroup, barrier
+from cotrain_dist.runtime.deadline import Deadline
 from cotrain_dist.runtime.determinism import set_determinism
 from cotrain_dist.runtime.device import Device, resolve_device
 from cotrain_dist.runtime.groups import build_role_groups, control_group
@@ -68,6 +69,8 @@ class Runtime:
     progress: Progress = field(default_factory=Progress)
     """What the heartbeat tells the others of this rank's work."""
     clock: Clock = field(default_factory=Clock)
+    deadline: Deadline | None = None
+    """Of `train --time`."""
     _undo: Callable[[], None] = lambda: None
 
     @property

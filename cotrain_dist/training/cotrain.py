@@ -14,6 +14,7 @@ from cotrain_dist.method.exchange import (
 )
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.weights import ramped_weight
+from cotrain_dist.runtime.deadline import is_over
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.store.records import Fit
 from cotrain_dist.training.commits import CotrainState
@@ -41,7 +42,8 @@ def cotrain(
 
     A round is one epoch in the paper. students: those this rank holds. start_features: of both
     models as they began, where the settings ask for those. until: the epoch to end after, instead
-    of the last one. Collective over all ranks; within training, over role groups.
+    of the last one. With a deadline no epoch begins that would end too late. Collective over all
+    ranks; within training, over role groups.
     """
     last_epoch = ctx.config.cotrain.last_epoch if until is None else until
     while state.next.epoch <= last_epoch:
@@ -60,6 +62,12 @@ def cotrain(
             seconds=time.monotonic() - started,
         )
         close_epoch(students, state, outcome, images, ctx)
+        deadline, seconds = ctx.runtime.deadline, time.monotonic() - started
+        if deadline is None or state.next.epoch > last_epoch:
+            continue
+        if is_over(deadline.last_epoch_ends_at, seconds, ctx.runtime.control):
+            ctx.reporter.say(f"no time is left for epoch {state.next.epoch} of {last_epoch}")
+            break
 
 
 def train_one_epoch(

@@ -34,6 +34,17 @@ def export_models(
             _save(student, name, {"epoch": epoch}, class_names, store)
 
 
+def export_early(student: Student, class_names: Sequence[str], store: RunDirectory) -> None:
+    """Write a model within Step 1, so that there is one whenever the run is cut short.
+
+    Step 2 has not chosen yet, and the roles do not meet here: models/best is that of A.
+    """
+    if not student.is_lead:
+        return
+    for name in (student.role.value, *(["best"] if student.role is Role.A else [])):
+        _save(student, name, {"epoch": 0, "chosen_on": "nothing"}, class_names, store)
+
+
 def note_best(
     state: CotrainState, epoch: int, validation: Mapping[str, Accuracy]
 ) -> BestModel | None:

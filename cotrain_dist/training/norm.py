@@ -1,10 +1,10 @@
-"""Batch normalization over all ranks of a role: `train.norm: sync`.
+"""Batch normalization in training: over all ranks of a role, or with statistics that stay.
 
-torch's own SyncBatchNorm refuses CPUs; this one runs on every device, over gloo and NCCL.
+torch's own SyncBatchNorm refuses CPUs; the one here runs on every device, over gloo and NCCL.
 """
 
 from functools import cache
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether what a model gives for an image depends on the images beside it in training."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    return bool(_norms_of(model))
 
 
 def synchronize_norms(model: nn.Module, handle: dist.ProcessGroup | None) -> None:
@@ -26,10 +26,23 @@ def synchronize_norms(model: nn.Module, handle: dist.ProcessGroup | None) -> Non
     """
     if handle is None:
         return
-    norms: list[Any] = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for norm in norms:
+    for norm in _norms_of(model):
         norm.__class__ = _synced(type(norm))  # type: ignore[arg-type]
         norm._ranks = _Ranks(handle)
+
+
+def freeze_norms(model: nn.Module) -> None:
+    """Let a model's batch normalization keep its statistics, and go by them in training as well.
+
+    In place; its weights and biases are trained on. A few steps on few labels else replace half of
+    what millions of images have left there, and a last layer that was fitted before fits no more.
+    """
+    for norm in _norms_of(model):
+        norm.__class__ = _frozen(type(norm))  # type: ignore[arg-type]
+
+
+def _norms_of(model: nn.Module) -> list[Any]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
 class _Ranks:
@@ -46,6 +59,17 @@ class _Ranks:
 def _synced(kind: type[nn.Module]) -> type[nn.Module]:
     """A class of batch normalization, torch's or timm's, whose training step is synchronized."""
     return type(f"Synced{kind.__name__}", (_Synced, kind), {})
+
+
+@cache
+def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class of batch normalization that is never in training mode."""
+    return type(f"Frozen{kind.__name__}", (_Frozen, kind), {})
+
+
+class _Frozen(nn.Module):
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
 
 
 class _Synced(nn.Module):

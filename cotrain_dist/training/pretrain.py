@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from cotrain_dist.config import PretrainConfig
 from cotrain_dist.errors import TrainingError
 from cotrain_dist.method.splits import Split
+from cotrain_dist.runtime.deadline import is_over
 from cotrain_dist.runtime.stop import STOP
 from cotrain_dist.store.records import PretrainRecord
 from cotrain_dist.training.commits import PretrainState, commit_pretrain
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import measure_role
+from cotrain_dist.training.exports import export_early
 from cotrain_dist.training.lines import pretrain_line
 from cotrain_dist.training.steps import train_epoch
 from cotrain_dist.training.student import Student
@@ -22,7 +24,7 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
     """Train one model on its own labels from `state` on. Collective over its role group.
 
     Moves `state` on. Ends after `pretrain.num_epochs`, or once the model fits its labels to
-    `stop_at_train_accuracy`, or V has not risen for `patience_epochs`.
+    `stop_at_train_accuracy`, or V has not risen for `patience_epochs`, or its time is over.
     """
     config = student.config.pretrain
     labeled = images.table.labeled(student.role, config.labels)
@@ -31,9 +33,14 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
         record, state.is_finished = pretrain_epoch(student, labeled, state, images, ctx)
         state.records.append(record)
         state.next = Position(epoch + 1)
-        line = pretrain_line(record, time.monotonic() - started, config.num_epochs)
+        seconds = time.monotonic() - started
+        line = pretrain_line(record, seconds, config.num_epochs)
         shown = record.test is not None or epoch % -(-config.num_epochs // 10) == 0
         ctx.reporter.say(line, shown=shown)
+        if ctx.runtime.deadline is not None:
+            ends_at = ctx.runtime.deadline.step_one_ends_at
+            state.is_finished = is_over(ends_at, seconds, student.group) or state.is_finished
+            export_early(student, images.table.class_names, ctx.store)
         # After `state` has moved on: the commit holds the epoch to go on with.
         commit_pretrain(student, state, epoch, images, ctx)
         STOP.rest(f"committed pre-training epoch {epoch}; ")

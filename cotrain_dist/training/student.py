@@ -35,7 +35,7 @@ from cotrain_dist.runtime.collectives import RankGroup, max_over, sum_over
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.ema import Ema
 from cotrain_dist.training.exact import ExactSums
-from cotrain_dist.training.norm import synchronize_norms
+from cotrain_dist.training.norm import freeze_norms, synchronize_norms
 from cotrain_dist.types import Role
 
 
@@ -241,6 +241,8 @@ def build_student(role: Role, model: nn.Module, config: RoleConfig, rt: Runtime)
     optimizer = build_optimizer(base.model, config.train, config.pretrain.learning_rate)
     if config.train.norm == "sync":
         synchronize_norms(base.model, rt.gradient_handles[role])
+    elif config.train.norm == "frozen":
+        freeze_norms(base.model)
     compiled = cast(nn.Module, torch.compile(base.model)) if config.compile else base.model
     handle, num_shards = rt.gradient_handles[role], config.train.exact_elastic
     device_group = replace(base.group, handle=handle)

@@ -1,7 +1,7 @@
 """A whole training: Step 1, Step 2, and the models it leaves."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -58,20 +58,33 @@ from cotrain_dist.training.setup import fetch_models, first_models, prepare, sta
 from cotrain_dist.training.student import Student, build_student, start_step_two
 from cotrain_dist.types import Position
 
+Fit = Callable[[RunContext, Images], RunContext]
+"""Other settings, once the images are known, and a deadline: `planning.budget.fit_to`."""
+
 
 def train(
-    config: Config, *, resume: bool, quiet: bool = False, allow_config_change: bool = False
+    config: Config,
+    *,
+    resume: bool,
+    quiet: bool = False,
+    allow_config_change: bool = False,
+    fit: Fit | None = None,
 ) -> list[Record]:
     """Train from the start, or go on from the last commit. Collective over all ranks.
 
     Returns the history on the lead rank, an empty list on the others. quiet: nothing on the
     console. allow_config_change: a run may go on with other settings than it has; which ones was
-    checked before (`config.of_run`). After an exception nothing is held: no lock, file, thread or
-    process group.
+    checked before (`config.of_run`). fit: called before anything is written. After an exception
+    nothing is held: no lock, file, thread or process group.
     """
     with start_world(config) as rt:
         return train_on(
-            rt, config, resume=resume, quiet=quiet, allow_config_change=allow_config_change
+            rt,
+            config,
+            resume=resume,
+            quiet=quiet,
+            allow_config_change=allow_config_change,
+            fit=fit,
         )
 
 
@@ -83,6 +96,7 @@ def train_on(
     quiet: bool = False,
     until: int | None = None,
     allow_config_change: bool = False,
+    fit: Fit | None = None,
 ) -> list[Record]:
     """`train` in a world that stands already, and stays. Collective over all ranks.
 
@@ -91,6 +105,9 @@ def train_on(
     rt.clock.take()  # what was waited for before
     fetch_models(config, rt)
     ctx, images = prepare(config, rt, resume=resume, quiet=quiet)
+    if fit is not None:
+        ctx = fit(ctx, images)
+        config = ctx.config
     # Before the run directory is made: a name or a folder may be wrong.
     class_names = images.table.class_names
     models = together(lambda: first_models(config, rt.roles_here, class_names), rt.control)

@@ -224,6 +224,22 @@ def test_few_images_for_batch_normalization(
         assert ("train.norm sync" in lines[0]) == (num_ranks == 4)
 
 
+def test_frozen_statistics_need_no_images_beside_them(
+    digits_table: Path, tmp_path: Path, starts: dict[str, str]
+) -> None:
+    config = two_models_config(digits_table, tmp_path / "run", tracking="none")
+    begun = {
+        name: replace(getattr(config, f"model_{name}"), pretrained=starts[name], name=None)
+        for name in "ab"
+    }
+    found = []
+    for norm in ("local", "frozen"):
+        train = replace(config.train, norm=norm)
+        changed = replace(config, model_a=begun["a"], model_b=begun["b"], train=train)
+        found.append(sum("batch norm" in line for line in plan_of(changed, 4).warnings))
+    assert found == [2, 0]
+
+
 def test_measuring_prints_a_time(
     digits_table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,11 @@ RULES = [
     ("--train.accumulation_steps 0", "train.accumulation_steps", ": 0: must be at least 1"),
     ("--train.exact_elastic -1", "train.exact_elastic", ": -1: must not be negative"),
     (
+        "--train.norm frozen --model_a.pretrained true",
+        "train.norm",
+        ": frozen: keeps the statistics that a model comes with, and model_b begins at random",
+    ),
+    (
         "--train.exact_elastic 4 --train.norm sync",
         "train.norm",
         ": sync: train.exact_elastic cuts each step",

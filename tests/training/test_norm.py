@@ -1,4 +1,4 @@
-"""`train.norm: sync`: batch normalization sees the images of all ranks of a model."""
+"""`train.norm`: batch normalization over all ranks of a model, or with statistics that stay."""
 
 import copy
 from pathlib import Path
@@ -148,3 +148,47 @@ def test_a_synchronized_run_leaves_plain_models(digits_folder: Path, tmp_path: P
     assert type(saved.bn1) is type(plain.bn1)
     assert saved.state_dict().keys() == plain.state_dict().keys()
     assert int(saved.bn1.num_batches_tracked) > 0
+
+
+def _frozen(root: Path, run: Path, starts: dict[str, str], num_ranks: int) -> Config:
+    return tiny_config(
+        root,
+        run,
+        model_a={"name": None, "pretrained": starts["a"]},
+        model_b={"name": None, "pretrained": starts["b"]},
+        train={"norm": "frozen"},
+        pretrain={"num_epochs": 1},
+        cotrain={"num_epochs": 1},
+        placement={"ranks_a": [0] if num_ranks > 1 else None},
+    )
+
+
+@pytest.mark.slow
+def test_with_frozen_statistics_two_ranks_take_the_step_of_one(
+    digits_folder: Path, tmp_path: Path, starts: dict[str, str]
+) -> None:
+    """No image depends on those beside it, so no collective is needed for it."""
+    never = tmp_path / "never-made"
+    (alone,) = run_ranks(step_of_b, 1, tmp_path, _frozen(digits_folder, never, starts, 1))
+    first, second = run_ranks(step_of_b, 3, tmp_path, _frozen(digits_folder, never, starts, 3))[1:]
+    assert _largest_difference(first["gradient"], alone["gradient"]) < 1e-4
+    for buffer, values in alone["buffers"].items():
+        assert torch.equal(values, first["buffers"][buffer]), buffer
+        assert torch.equal(values, second["buffers"][buffer]), buffer
+
+
+def test_a_frozen_run_keeps_the_statistics_of_its_start(
+    digits_folder: Path, tmp_path: Path, starts: dict[str, str]
+) -> None:
+    run_ranks(train_run, 1, tmp_path, _frozen(digits_folder, tmp_path / "run", starts, 1))
+    for role, start in starts.items():
+        begun = timm.create_model(f"local-dir:{start}", pretrained=True).state_dict()
+        saved = timm.create_model(f"local-dir:{tmp_path}/run/models/{role}", pretrained=True)
+        plain = timm.create_model(Path(start).name, num_classes=10)
+        assert [type(own) for own in saved.modules()] == [type(own) for own in plain.modules()]
+        names = [name for name in begun if name.endswith(("running_mean", "running_var"))]
+        assert names
+        for name, values in saved.state_dict().items():
+            if name in names:
+                assert torch.equal(values, begun[name]), name
+        assert not torch.equal(saved.state_dict()["bn1.weight"], begun["bn1.weight"])

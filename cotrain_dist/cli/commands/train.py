@@ -1,9 +1,11 @@
 """`cotrain-dist train`: parse, then train, resume, or begin with an earlier run."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cotrain_dist.cli.arguments import before_torch
 from cotrain_dist.cli.supervisor import (
@@ -12,19 +14,24 @@ from cotrain_dist.cli.supervisor import (
     launch_processes,
     supervise,
 )
+from cotrain_dist.config import Config
 from cotrain_dist.config.of_run import Found, config_of_newest, config_of_recycled, config_of_run
 from cotrain_dist.config.parsing import parse_config
 from cotrain_dist.config.places import check_early
 from cotrain_dist.errors import UserError
 
+if TYPE_CHECKING:
+    from cotrain_dist.store.records import Record
+
 USAGE = """train [--config FILE] [--KEY VALUE ...] [--resume RUN|auto] [--recycle RUN]
-             [--allow-config-change] [--max-restarts N [--num-processes N]]"""
+             [--time 30m] [--allow-config-change] [--max-restarts N [--num-processes N]]"""
 PROG = "cotrain-dist train"
 
 OWN_OPTIONS = {
     "--resume": ("run directory", "RUN"),
     "--recycle": ("run directory", "RUN"),
     "--extra_labels": ("file", "FILE"),
+    "--time": ("time", "30m"),
     "--max_restarts": ("number", "N"),
     "--num_processes": ("number", "N"),
 }
@@ -37,6 +44,7 @@ FLAGS = ("--allow_config_change",)
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code."""
     own, rest = _take(list(arguments))
+    seconds = _seconds(own)
     limits = {name: _number(own, name) for name in ("--max_restarts", "--num_processes")}
     found = _found(own, rest)
     if not found.is_run:
@@ -55,6 +63,9 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.training.train import train
 
     end_on_signal()
+    if seconds is not None:
+        show_outcome(_train_within(seconds, own["--time"], found.config))
+        return 0
     show_outcome(
         train(
             found.config,
@@ -63,6 +74,44 @@ def run(arguments: Sequence[str]) -> int:
         )
     )
     return 0
+
+
+def _train_within(seconds: float, given: str, config: Config) -> "list[Record]":
+    """`--time`: image size and epochs are chosen from steps that are measured first."""
+    from cotrain_dist.planning.budget import fit_to
+    from cotrain_dist.runtime.deadline import deadline_in, ends_in_time
+    from cotrain_dist.training.train import train
+
+    deadline = deadline_in(seconds)
+    with ends_in_time(deadline, f"--time {given}"):
+        return train(config, resume=False, fit=fit_to(deadline, given))
+
+
+UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def _seconds(own: dict[str, str]) -> float | None:
+    """The seconds of `--time`; None without it.
+
+    >>> _seconds({"--time": "1h30m"}), _seconds({})
+    (5400.0, None)
+    """
+    if "--time" not in own:
+        return None
+    for name in ("--resume", "--max_restarts"):
+        if name in own:
+            rule = "begins a run that fits into the time, so it goes neither on nor begins anew"
+            raise UserError("--time", own["--time"], rule, f"leave out {name.replace('_', '-')}")
+    parts = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", own["--time"])
+    seconds = sum(
+        int(number) * UNITS[unit]
+        for unit, number in zip(UNITS, parts.groups() if parts else (), strict=False)
+        if number
+    )
+    if seconds < 1:
+        rule = "must be hours, minutes or seconds with their unit"
+        raise UserError("--time", own["--time"], rule, "try 30m, 90s or 1h30m")
+    return seconds
 
 
 def _supervised(found: Found, words: Sequence[str], max_restarts: int, num_processes: int) -> int:
