@@ -84,7 +84,8 @@ class Config:
     """Ask GPUs for the same bits in every run: slower, and an operation that cannot do it ends the
     run. Exactness: without it, a resumed run on GPUs need not be bit-equal; CPUs need no asking."""
     tracking: Literal["none", "tensorboard", "wandb", "mlflow", "trackio"] = "none"
-    """Send the history's numbers to a tracker of Accelerate, too; its package must be there."""
+    """Send the history's numbers to a tracker of Accelerate, too; its package must be there.
+    tensorboard and wandb also get up to 8 images that each model learns in an epoch."""
     seed: int = 0
     """Decides splits, first weights, order, augmentation and dropout."""
     output_dir: str = "runs/cotrain"

@@ -1,11 +1,16 @@
-"""The history's numbers to a tracker, through Accelerate; from the lead rank, for both roles."""
+"""The history's numbers, and pictures, to a tracker, through Accelerate.
+
+From the lead rank, for both roles.
+"""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from cotrain_dist.config.text import flatten
 from cotrain_dist.errors import UserError
@@ -50,3 +55,19 @@ def track_record(accelerator: Accelerator, record: Mapping[str, Any]) -> None:
         if isinstance(value, int | float) and key != "epoch"
     }
     accelerator.log(numbers, step=int(record["epoch"]))
+
+
+def takes_images(accelerator: Accelerator) -> bool:
+    """Whether a tracker that has begun shows images; it has on the lead rank alone."""
+    return any(hasattr(tracker, "log_images") for tracker in accelerator.trackers)
+
+
+def track_images(accelerator: Accelerator, tag: str, images: NDArray[np.uint8], step: int) -> None:
+    """Send images, [n, h, w, 3], to the trackers that show some."""
+    for tracker in accelerator.trackers:
+        if not hasattr(tracker, "log_images"):
+            continue
+        # Accelerate hands them on as they are: TensorBoard takes an array, channels first, others
+        # a list.
+        as_array = tracker.name == "tensorboard"
+        tracker.log_images({tag: images.transpose(0, 3, 1, 2) if as_array else list(images)}, step)

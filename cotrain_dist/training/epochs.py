@@ -12,7 +12,7 @@ from cotrain_dist.config import Config
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import TrainingError
 from cotrain_dist.method.advice import advise
-from cotrain_dist.method.exchange import teacher_of
+from cotrain_dist.method.exchange import taught_to, teacher_of
 from cotrain_dist.method.metrics import (
     Accuracy,
     PoolCounts,
@@ -38,6 +38,7 @@ from cotrain_dist.training.exports import (
 )
 from cotrain_dist.training.guards import watch_step_two
 from cotrain_dist.training.lines import cotrain_line
+from cotrain_dist.training.pictures import show_learned
 from cotrain_dist.training.pool import PoolVotes
 from cotrain_dist.training.promise import STEP_ONE, right_on_validation
 from cotrain_dist.training.student import Student
@@ -78,6 +79,14 @@ def close_epoch(
     pool_ids = images.table.sample_ids(Split.U)
     note_selected(state.ever_selected, outcome.exchanged, pool_ids)
     record_epoch(students, state, outcome, images.table, ctx)
+    if ctx.runtime.is_lead and outcome.votes is not None:
+        parity = ctx.config.exchange_parity
+        taught = {
+            role: taught_to(role, outcome.exchanged, outcome.epoch, outcome.exchange, parity)
+            for role in ROLES
+        }
+        view = students[0].eval_view
+        show_learned(outcome.epoch, taught, outcome.votes, view, images, ctx)
     state.next = Position(outcome.epoch + 1)
     export_models(students, outcome.epoch, class_names, ctx.store)
     if outcome.epoch == 0 and ctx.config.cotrain.returns_to_step_one:
