@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 A_TEACHES, B_TEACHES = "a_teaches", "b_teaches"
-"""A, or B, is sure where the other one is not: what it teaches by the paper's rule (Step 2)."""
+"""They name different classes, and A, or B, is the surer one: who teaches by the paper's rule."""
 
 DIFFER, UNSURE, BOTH_WRONG = "differ", "unsure", "both_wrong"
 """Both are sure of different classes; neither is sure; both are wrong, where the truth is known."""
@@ -22,24 +22,25 @@ def choose_images(
     kind: else the easiest class of a large pool would fill all of it.
 
     >>> a = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.9, 0.1], [0.2, 0.8]])
-    >>> b = torch.tensor([[0.6, 0.4], [0.55, 0.45], [0.2, 0.8], [0.1, 0.9]])
+    >>> b = torch.tensor([[0.6, 0.4], [0.3, 0.7], [0.2, 0.8], [0.1, 0.9]])
     >>> found = choose_images(a, b, torch.tensor([0, 1, -1, 0]), 4)
     >>> for kind, places in found.items():
     ...     print(kind, places)
-    a_teaches [0, 2]
-    b_teaches [3, 1]
-    differ [2]
-    unsure [1, 0, 3]
-    both_wrong [3, 1]
+    a_teaches [2]
+    b_teaches [1]
+    differ [2, 1]
+    unsure [1, 0, 2, 3]
+    both_wrong [3]
     """
     (sure_a, label_a), (sure_b, label_b) = probs_a.max(dim=1), probs_b.max(dim=1)
     surest, least = torch.maximum(sure_a, sure_b), torch.minimum(sure_a, sure_b)
     named = torch.where(sure_a >= sure_b, label_a, label_b)
     is_wrong = (targets >= 0) & (label_a != targets) & (label_b != targets)
+    differ = label_a != label_b
     wanted = {
-        A_TEACHES: (sure_a > sure_b, sure_a - sure_b),
-        B_TEACHES: (sure_b > sure_a, sure_b - sure_a),
-        DIFFER: (label_a != label_b, least),
+        A_TEACHES: (differ & (sure_a > sure_b), sure_a - sure_b),
+        B_TEACHES: (differ & (sure_b > sure_a), sure_b - sure_a),
+        DIFFER: (differ, least),
         UNSURE: (torch.ones_like(is_wrong), -surest),
         BOTH_WRONG: (is_wrong, surest),
     }

@@ -22,25 +22,27 @@ FEWEST_IMAGES = 5
 def accuracy_chart(runs: Mapping[str, Sequence[CotrainRecord]]) -> Spec | None:
     """Top-1 by epoch of Step 2, of A, B and both; epoch 0 is labels alone. None without figures."""
     rows = [
-        {"run": name, "epoch": record.epoch, "who": WHO[who], "top1": 100.0 * own.top1}
-        | {"recall": 100.0 * own.mean_class_recall}
+        {"run": name, "epoch": record.epoch, "who": WHO[who], "on": "T" if record.test else "V"}
+        | {"top1": 100.0 * own.top1, "recall": 100.0 * own.mean_class_recall}
         for name, records in runs.items()
         for record in records
         for who, own in (record.test or record.validation or {}).items()
     ]
     if not rows:
         return None
+    where = " or ".join(sorted({str(row["on"]) for row in rows}))
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_line(point=True)
         .encode(
             x=alt.X("epoch:Q", title="epoch of Step 2 (0: labels alone)", axis=_whole(rows)),
-            y=alt.Y("top1:Q", title="right, %", scale=alt.Scale(zero=False)),
+            y=alt.Y("top1:Q", title=f"right on {where}, %", scale=alt.Scale(zero=False)),
             color=alt.Color("who:N", scale=_colors(WHO), title=None),
             tooltip=[
                 *(["run:N"] if len(runs) > 1 else []),
                 alt.Tooltip("who:N", title="model"),
                 "epoch:Q",
+                alt.Tooltip("on:N", title="images of"),
                 alt.Tooltip("top1:Q", title="right, %", format=".1f"),
                 alt.Tooltip("recall:Q", title="mean recall of classes, %", format=".1f"),
             ],
@@ -52,27 +54,20 @@ def accuracy_chart(runs: Mapping[str, Sequence[CotrainRecord]]) -> Spec | None:
 
 
 def funnel_chart(records: Sequence[CotrainRecord], num_pool: int) -> Spec | None:
-    """Images of U by epoch: where both agree or differ, and what each handed to the other."""
+    """Images of U by epoch: where both agree or differ, and how many of them each has learned."""
     rows = []
     for record in records:
         if record.agreement_rate is None:
             continue
         agree = round(record.agreement_rate * num_pool)
-        parts: list[tuple[str, int, float | None]] = [
-            ("A and B agree", agree, None),
-            ("A and B differ", num_pool - agree, None),
-        ]
-        for name in ROLE_NAMES:
-            own = record.roles[name]
-            parts.append((f"taught by {WHO[name]}", own.num_selected, own.selected_accuracy))
         rows += [
-            {"epoch": record.epoch, "part": part, "images": num}
-            | {"right": "unknown" if right is None else f"{100.0 * right:.1f} %"}
-            for part, num, right in parts
+            {"epoch": record.epoch, "part": part, "images": num, "right": "", "labeled by": ""}
+            for part, num in (("A and B agree", agree), ("A and B differ", num_pool - agree))
         ]
+        rows += [_learned(record, name) for name in ROLE_NAMES]
     if not rows:
         return None
-    order = ["A and B agree", "A and B differ", "taught by A", "taught by B"]
+    order = ["A and B agree", "A and B differ", "learned by A", "learned by B"]
     chart = (
         alt.Chart(alt.Data(values=rows))
         .mark_bar()
@@ -90,11 +85,24 @@ def funnel_chart(records: Sequence[CotrainRecord], num_pool: int) -> Spec | None
                 "epoch:O",
                 alt.Tooltip("part:N"),
                 alt.Tooltip("images:Q", format=","),
+                alt.Tooltip("labeled by:N"),
                 alt.Tooltip("right:N", title="labeled right"),
             ],
         )
     )
     return _spec(chart, 260)
+
+
+def _learned(record: CotrainRecord, name: str) -> dict[str, Any]:
+    """A row of the funnel: by `exchange`, a model learns its own R, the peer's, or none."""
+    row = {"epoch": record.epoch, "part": f"learned by {WHO[name]}"}
+    teacher = record.roles[name].teacher
+    if teacher is None:
+        return row | {"images": 0, "right": "", "labeled by": "nobody"}
+    own = record.roles[teacher]
+    share = own.selected_accuracy
+    right = "unknown" if share is None else f"{100.0 * share:.1f} %"
+    return row | {"images": own.num_selected, "right": right, "labeled by": WHO[teacher]}
 
 
 def calibration_chart(records: Sequence[CotrainRecord]) -> Spec | None:

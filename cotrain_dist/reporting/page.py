@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -17,6 +18,7 @@ from cotrain_dist.printable import printable
 from cotrain_dist.reporting.charts import (
     FEWEST_IMAGES,
     MOST_CLASSES,
+    WHO,
     Spec,
     accuracy_chart,
     calibration_chart,
@@ -24,7 +26,7 @@ from cotrain_dist.reporting.charts import (
     recall_chart,
     time_chart,
 )
-from cotrain_dist.store.records import CotrainRecord
+from cotrain_dist.store.records import CotrainRecord, CrossValidation, Estimate
 from cotrain_dist.version import __version__
 
 KINDS = {
@@ -52,6 +54,8 @@ class RunStory:
     """Of Step 2, epoch 0 first."""
     best: Mapping[str, Any] | None
     """What models/best says of its making: role, epoch, chosen_on; None where there is none."""
+    estimate: CrossValidation | None = None
+    """On L, where there is neither T nor V."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,14 @@ class _Chart:
     title: str
     about: str
     spec: Spec = field(repr=False)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What it shows, for who cannot see it."""
+        rows = self.spec.get("layer", [self.spec])[-1]["data"]["values"]
+        return [
+            {k: f"{v:.1f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        ]
 
 
 def page_of(stories: Sequence[RunStory], seen: Seen | None) -> str:
@@ -96,29 +108,53 @@ def page_of(stories: Sequence[RunStory], seen: Seen | None) -> str:
         tiles=tiles,
         kinds={k: v for k, v in KINDS.items() if k in {tile["kind"] for tile in tiles}},
         class_names=sorted({tile[key] for tile in tiles for key in ("label_a", "label_b")}),
-        script=vl_convert.javascript_bundle(
-            snippet="window.vegaEmbed = vegaEmbed;",
-            vl_version=".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2]),
-        ),
+        script=_script(),
+    )
+
+
+@cache
+def _script() -> str:
+    """What draws the charts. It takes seconds to put together."""
+    return vl_convert.javascript_bundle(
+        snippet="window.vegaEmbed = vegaEmbed;",
+        vl_version=".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2]),
     )
 
 
 def sentence_of(story: RunStory) -> str:
     """What the user got: accuracy of the shipped model with its interval, against labels only."""
     name, found = story.name, _shipped(story)
+    if found is None and story.estimate is not None:
+        return _estimated(name, story.estimate)
     if found is None:
         return f"{name}: {story.status}; nothing was measured so far."
     split, after, before, num = found
     role = str(story.best["role"]) if story.best else "a"
-    flattered = " It was chosen on T, which flatters it." if _is_flattered(story) else ""
+    more = " It was chosen on T, which flatters it." if _is_flattered(story) else ""
+    if story.best is not None and story.best["epoch"] == 0:
+        more += " It is the model of Step 1: none of Step 2 has taken its place."
     gain = 100.0 * (after - before)
     return (
         f"{name}: the model to ship, models/best ({role.upper()}), is right for "
         f"{_interval(after, num)} of the {num:,} images of {split}; with the "
-        f"{story.num_labels:,} labels alone {role.upper()} is for {100.0 * before:.1f} % "
+        f"{story.num_labels:,} labels alone {role.upper()} is right for {100.0 * before:.1f} % "
         f"({gain:+.1f} points)."
-        f"{flattered}"
+        f"{more}"
     )
+
+
+def _estimated(name: str, found: CrossValidation) -> str:
+    figures = ", ".join(f"{WHO[who]} {_between(own)}" for who, own in found.of.items())
+    return (
+        f"{name}: there is no T and no V. By cross-validation on the {found.num_images:,} labels, "
+        f"models that learned labels alone are right for: {figures}. Where labels were chosen, and "
+        "not drawn at random, these figures are no estimate for all images."
+    )
+
+
+def _between(own: Estimate) -> str:
+    low, high = 100.0 * own.low, 100.0 * own.high
+    return f"{100.0 * own.top1:.1f} % (95 % interval {low:.1f} to {high:.1f})"
 
 
 def _shipped(story: RunStory) -> tuple[str, float, float, int] | None:
@@ -149,12 +185,16 @@ def _interval(top1: float, num: int) -> str:
 
 def _row(story: RunStory) -> _Row:
     found = _shipped(story)
+    shipped = "not measured" if found is None else f"{found[0]}: {_interval(found[1], found[3])}"
+    if found is None and story.estimate is not None and story.best is not None:
+        role = str(story.best["role"])
+        shipped = f"L, by cross-validation: {_between(story.estimate.of[role])}"
     return _Row(
         name=story.name,
         status=story.status,
         recipe=story.recipe,
         labels=f"{story.num_labels:,}",
-        shipped="not measured" if found is None else f"{found[0]}: {_interval(found[1], found[3])}",
+        shipped=shipped,
         before="" if found is None else f"{100.0 * found[2]:.1f} %",
         duration=str(timedelta(seconds=round(story.seconds))),
     )
@@ -174,8 +214,8 @@ def _charts(stories: Sequence[RunStory], seen: Seen | None) -> list[_Chart]:
         wanted += [
             (
                 f"What became of the images without labels{of}",
-                "Where both models name one class, where they differ, and how many each has handed "
-                "to the other; whether these are right is known where the data has their labels.",
+                "Where both models name one class, where they differ, and how many each has "
+                "learned; whether these are labeled right is known where the data have labels.",
                 funnel_chart(story.records, story.num_pool),
             ),
             (

@@ -9,6 +9,7 @@ from cotrain_dist.method.splits import Split
 from cotrain_dist.printable import printable
 from cotrain_dist.reporting.overview import seconds_of, status_of
 from cotrain_dist.reporting.page import RunStory
+from cotrain_dist.store.records import CrossValidation
 from cotrain_dist.store.run_directory import RunDirectory
 
 
@@ -23,6 +24,7 @@ def story_of(path: Path, config: Config) -> RunStory:
     table = load_split_table(path)
     sizes = {split: len(table.sample_ids(split)) for split in Split}
     records = run.history.cotrain()
+    estimate = run.read_json("run.json").get("cross_validation")
     return RunStory(
         name=printable(str(path)),
         status=status_of(run),
@@ -33,4 +35,5 @@ def story_of(path: Path, config: Config) -> RunStory:
         seconds=seconds_of(run.history.pretrain(), records),
         records=records,
         best=notes_of_best(path),
+        estimate=CrossValidation.from_json(estimate) if estimate else None,
     )

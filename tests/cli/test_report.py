@@ -41,6 +41,7 @@ def test_a_run_is_shown_with_its_images(
     num_tiles = page.count("<figure ")
     assert 4 <= num_tiles <= 10
     assert page.count("data:image/jpeg;base64,") == num_tiles
+    assert "Share of each class on T that both models together" in page
     assert "labels alone" in page  # of both models of Step 1, which the run has kept
     assert cli.main(["report", str(run), "--output", str(file), "--images", "0"]) == 0
     assert "<figure " not in file.read_text()
@@ -56,7 +57,7 @@ def test_several_runs_stand_side_by_side_and_one_may_be_at_its_start(
     assert cli.main(["report", str(run), str(other), "--output", str(file)]) == 0
     page = file.read_text()
     assert f"{other}: finished; nothing was measured so far." in page
-    assert page.count("<tr><td>") == 2
+    assert page.split("</table>")[0].count("<tr><td>") == 2
     assert cli.main(["report", str(other), "--output", str(file)]) == 0
     assert "<figure " not in file.read_text()
 
@@ -83,6 +84,7 @@ def test_two_ranks_write_the_page_of_one(run: Path, tmp_path: Path) -> None:
             "--output: {tmp}/no/r.html: its folder does not",
         ),
         (["{run}", "--output", "{tmp}/r.html", "--images", "-1"], "--images: -1: must not be neg"),
+        (["{run}", "--output", "{tmp}/r.html", "--images", "101"], "--images: 101: would make a"),
         (["{run}", "{run}", "--output", "{tmp}/r.html"], "RUN: {run}: is named twice"),
         (["{tmp}", "--output", "{tmp}/r.html"], "RUN: {tmp}: "),
         (["{run}"], "the following arguments are required: --output"),
@@ -101,6 +103,19 @@ def test_mistakes(
     assert error.format(**places) in told, told
     assert told.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+LIGHT = ["rgb(255, 255, 255)", "rgb(27, 27, 31)"]
+DARK = ["rgb(23, 23, 27)", "rgb(236, 236, 241)"]
+
+
+def _colors(browser: Any) -> list[str]:
+    """Of the page and of the text in its charts."""
+    colors: list[str] = browser.execute_script(
+        "return [getComputedStyle(document.body).backgroundColor,"
+        " getComputedStyle(document.querySelector('.chart svg text')).fill]"
+    )
+    return colors
 
 
 @pytest.fixture(params=["light", "dark"])
@@ -145,7 +160,11 @@ def test_it_works_in_a_browser_by_keyboard_without_an_error(
     browser.find_element(By.ID, "sure").send_keys(Keys.END)
     assert shown() < num_tiles
     assert complaints(browser) == []
-    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     is_dark = browser.execute_script("return matchMedia('(prefers-color-scheme: dark)').matches")
-    assert background == ("rgb(23, 23, 27)" if is_dark else "rgb(255, 255, 255)")
+    assert _colors(browser) == (DARK if is_dark else LIGHT)
+    # On paper it is light, whatever the screen shows.
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    assert _colors(browser) == LIGHT
+    assert not browser.find_element(By.ID, "filter").is_displayed()
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert len(browser.get_screenshot_as_png()) > 10_000

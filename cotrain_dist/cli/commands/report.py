@@ -13,12 +13,18 @@ USAGE = "report RUN [RUN ...] --output FILE.html [--images N]"
 PROG = "cotrain-dist report"
 ENDINGS = (".html",)
 
+MOST_IMAGES = 100
+"""Of each of five kinds: up to 8 kB each, and the scripts of the charts take 0.9 MB."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
     own, settings = _parser().parse_with_settings(arguments)
     if own.images < 0:
         raise UserError("--images", own.images, "must not be negative", "0 shows no images")
+    if own.images > MOST_IMAGES:
+        rule = f"would make a page of more than 5 MB; {MOST_IMAGES} is the most"
+        raise UserError("--images", own.images, rule, "annotate RUN --each N shows any number")
     if len({path.resolve() for path in own.runs}) < len(own.runs):
         raise UserError("RUN", own.runs[-1], "is named twice", "name each run once")
     # Of each: a run that is none is to be told before the models of another are asked.
