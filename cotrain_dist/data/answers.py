@@ -3,6 +3,7 @@
 import csv
 import io
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from cotrain_dist.config import DataConfig
@@ -55,6 +56,19 @@ class Answers:
                 self._rows[row][self._label_column] = before
                 raise
             self._written = content
+
+    def add(self, paths: Sequence[str]) -> None:
+        """Write a row without an answer for each path that has none, at the end."""
+        known = set(self.paths)
+        empty = dict.fromkeys(self._rows[0], "")
+        with self._lock:
+            self._rows += [
+                empty | {self._path_column: to_cell(path)}
+                for path in dict.fromkeys(paths)
+                if path not in known
+            ]
+            self._written = self._text().encode()
+            atomic.write_bytes(self.file, self._written)
 
     def _text(self) -> str:
         cells = [list(self._rows[0]), *(list(row.values()) for row in self._rows)]

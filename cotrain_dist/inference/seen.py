@@ -13,12 +13,13 @@ from cotrain_dist.method.metrics import Confusion, most_confused
 from cotrain_dist.method.splits import Split
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
-from cotrain_dist.training.context import Images
+from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import gather_probs
 from cotrain_dist.training.setup import open_pixels
+from cotrain_dist.training.student import Classifier
 
 SIDE = 96
-"""Longest side of a small image, in pixels."""
+"""Longest side of an image in a report, in pixels."""
 
 NUM_PAIRS = 12
 """Pairs of classes that are confused most often."""
@@ -63,10 +64,8 @@ def look_at(config: Config, num_images: int, rt: Runtime) -> Seen:
     num_images: of each kind. Raises UserError where the run has no saved models, or its images are
     not there any more.
     """
-    ctx, table = together(lambda: open_run(config, rt), rt.control)
-    classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
-    pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
-    images = Images(table, pixels)
+    classifiers, images, ctx = _open(config, rt)
+    table = images.table
     on = next((split for split in (Split.T, Split.V) if len(table.sample_ids(split))), None)
     figures = before = None
     if on is not None:
@@ -77,25 +76,52 @@ def look_at(config: Config, num_images: int, rt: Runtime) -> Seen:
                 lambda: load_classifiers(table.class_names, ctx, of="step_one_"), rt.control
             )
             before = evaluate(earlier, ids, images, ctx)
-    pool_ids, tiles = table.sample_ids(Split.U), list[Tile]()
-    if len(pool_ids) and num_images:
-        probs = gather_probs(classifiers, pool_ids, images, ctx)
-        targets = table.class_ids[pool_ids]
-        chosen = choose_images(probs["a"], probs["b"], targets, num_images)
-        if rt.is_lead:
-            tiles = [
-                _tile(kind, int(pool_ids[place]), probs["a"][place], probs["b"][place], images)
-                for kind, places in chosen.items()
-                for place in places
-            ]
+    tiles = _tiles(classifiers, num_images, SIDE, images, ctx)
     confused = []
     if figures is not None:
         confused = most_confused(figures.labels["ensemble"], figures.targets, NUM_PAIRS)
-    return Seen(tuple(table.class_names), on.name if on else "", figures, before, confused, tiles)
+    name = "" if on is None else on.name  # T is the number 0
+    return Seen(tuple(table.class_names), name, figures, before, confused, tiles)
 
 
-def _tile(kind: str, sample_id: int, of_a: Tensor, of_b: Tensor, images: Images) -> Tile:
-    names, table = images.table.class_names, images.table
+def look_at_pool(config: Config, num_images: int, side: int, rt: Runtime) -> Seen:
+    """Collective over all ranks: as `look_at`, of U alone. side: longest of an image, in pixels."""
+    classifiers, images, ctx = _open(config, rt)
+    tiles = _tiles(classifiers, num_images, side, images, ctx)
+    return Seen(tuple(images.table.class_names), "", None, None, [], tiles)
+
+
+def _open(config: Config, rt: Runtime) -> tuple[list[Classifier], Images, RunContext]:
+    ctx, table = together(lambda: open_run(config, rt), rt.control)
+    classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
+    pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
+    return classifiers, Images(table, pixels), ctx
+
+
+def _tiles(
+    classifiers: list[Classifier], num: int, side: int, images: Images, ctx: RunContext
+) -> list[Tile]:
+    """Collective over all ranks: of each kind `num`; on the lead rank alone, which shows them."""
+    table = images.table
+    pool_ids = table.sample_ids(Split.U)
+    if not len(pool_ids) or not num:
+        return []
+    probs = gather_probs(classifiers, pool_ids, images, ctx)
+    if not ctx.runtime.is_lead:
+        return []
+    targets = table.class_ids[pool_ids]
+    return [
+        _tile(kind, int(pool_ids[i]), (probs["a"][i], probs["b"][i]), side, images)
+        for kind, places in choose_images(probs["a"], probs["b"], targets, num).items()
+        for i in places
+    ]
+
+
+def _tile(
+    kind: str, sample_id: int, probs: tuple[Tensor, Tensor], side: int, images: Images
+) -> Tile:
+    (of_a, of_b), table = probs, images.table
+    names = table.class_names
     class_id = int(table.class_ids[sample_id])
     return Tile(
         kind=kind,
@@ -105,14 +131,14 @@ def _tile(kind: str, sample_id: int, of_a: Tensor, of_b: Tensor, images: Images)
         label_b=names[int(of_b.argmax())],
         confidence_a=float(of_a.max()),
         confidence_b=float(of_b.max()),
-        jpeg=_small(images.pixels.read(sample_id)),
+        jpeg=_small(images.pixels.read(sample_id), side),
     )
 
 
-def _small(image: Image.Image | None) -> bytes:
+def _small(image: Image.Image | None, side: int) -> bytes:
     """An image as a small JPEG; a grey one for what cannot be read."""
-    own = Image.new("RGB", (SIDE, SIDE), "grey") if image is None else image.convert("RGB")
-    own.thumbnail((SIDE, SIDE))
+    own = Image.new("RGB", (side, side), "grey") if image is None else image.convert("RGB")
+    own.thumbnail((side, side))
     file = io.BytesIO()
     own.save(file, "JPEG", quality=70)
     return file.getvalue()

@@ -38,6 +38,7 @@ class Annotator(ThreadingHTTPServer):
     """The server; `serve_forever` until the page, or Ctrl-C, ends it."""
 
     daemon_threads = True
+    template = "annotate.html.jinja"
 
     def __init__(
         self,
@@ -55,18 +56,23 @@ class Annotator(ThreadingHTTPServer):
         """
         self.answers, self.class_names = answers, list(class_names)
         self.is_audit = is_audit
-        self.files = [folder / path for path in answers.paths]
-        pairs = zip(answers.paths, self.files, strict=True)
+        self.files = self.find_files(folder)
+        self.token = secrets.token_urlsafe(24)
+        super().__init__((HOST, port), _Handler)
+
+    def find_files(self, folder: Path) -> list[Path]:
+        """The file of each row's image. Raises UserError where one is not there."""
+        files = [folder / path for path in self.answers.paths]
+        pairs = zip(self.answers.paths, files, strict=True)
         missing = [path for path, file in pairs if not file.is_file()]
         if missing:
             raise UserError(
                 "--images",
                 folder,
-                f"does not hold {missing[0]} ({len(missing)} of {len(self.files)} are missing)",
+                f"does not hold {missing[0]} ({len(missing)} of {len(files)} are missing)",
                 "give the folder that the table's paths lie in, the data.root of `queue`",
             )
-        self.token = secrets.token_urlsafe(24)
-        super().__init__((HOST, port), _Handler)
+        return files
 
     @property
     def url(self) -> str:
@@ -88,6 +94,10 @@ class Annotator(ThreadingHTTPServer):
 
     def _is_unknown(self, label: str) -> bool:
         return self.is_audit and label == CANNOT_TELL
+
+    def objection(self, row: int, label: str) -> str:
+        """Why a label cannot be an image's answer, for the person; empty where it can."""
+        return ""
 
     def image(self, row: int, size: str) -> bytes:
         """A JPEG of a row's image. Raises UserError where it cannot be read."""
@@ -113,17 +123,14 @@ class _Handler(BaseHTTPRequestHandler):
         if path is None:
             return
         if path == "":
-            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", _page().encode())
+            self._answer(HTTPStatus.OK, "text/html; charset=utf-8", _page(self.server.template))
         elif path == "state":
             self._answer_json(self.server.state())
         elif found := re.fullmatch(r"image/(\d{1,9})/(large|small)", path):
             row = int(found[1])
-            if row >= len(self.server.files):
-                self._refuse(HTTPStatus.NOT_FOUND)
-                return
             try:
                 content = self.server.image(row, found[2])
-            except UserError:
+            except (UserError, LookupError):
                 self._refuse(HTTPStatus.NOT_FOUND)
                 return
             self._answer(HTTPStatus.OK, "image/jpeg", content)
@@ -155,12 +162,15 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             values = json.loads(content)
             row, label = values["row"], values["label"]
-            is_right = type(row) is int and 0 <= row < len(self.server.files)
+            is_right = type(row) is int and 0 <= row < len(self.server.answers.labels)
             is_right = is_right and isinstance(label, str) and len(label) <= LONGEST_LABEL
         except (ValueError, LookupError, TypeError):
             is_right = False
         if not is_right or not (label == label.strip() and label.isprintable()):
             self._refuse(HTTPStatus.BAD_REQUEST)
+            return
+        if told := self.server.objection(row, label):
+            self._answer_json({"error": told}, HTTPStatus.CONFLICT)
             return
         try:
             self.server.answers.put(row, label)
@@ -209,8 +219,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing: the terminal is for the address."""
 
 
-def _page() -> str:
+def _page(template: str) -> bytes:
     environment = Environment(
         loader=PackageLoader("cotrain_dist.reporting"), autoescape=True, undefined=StrictUndefined
     )
-    return environment.get_template("annotate.html.jinja").render()
+    return environment.get_template(template).render().encode()

@@ -48,6 +48,7 @@ def test_every_command_once(
             ["annotate", str(tmp_path / "queue.csv"), "--images", str(digits_folder)],
             "0 of 5 images are answered",
         ),
+        (["annotate", run, "--output", str(tmp_path / "answers.csv")], "answers.csv: 0 answers"),
         (["labels", run, "--output", str(tmp_path / "pool.parquet")], "pool.parquet: labels of "),
         (["report", run, "--output", str(tmp_path / "report.html")], "open it in a browser"),
         (["runs", str(tmp_path)], "finished"),
@@ -68,7 +69,7 @@ def test_every_command_once(
     for arguments, shown in commands:
         assert cli.main(arguments) == 0, arguments
         assert shown in capsys.readouterr().out, arguments
-    assert sorted(arguments[0] for arguments, _ in commands) == sorted(cli.command_names())
+    assert sorted({arguments[0] for arguments, _ in commands}) == sorted(cli.command_names())
     assert (tmp_path / "labels.csv").read_text().count("\n") == 1 + len(list(Path(image).iterdir()))
     assert json.loads((studies[0] / "results.json").read_text())["verdicts"]
     assert (studies[1] / "calibrated.yaml").is_file()
