@@ -73,6 +73,10 @@ TRIALS: dict[str, Sequence[str]] = {
         *FROZEN,
     ),
     "synergy, frozen norms": CHOSEN,
+    "synergy, 3e-4 then 1e-3, frozen norms": (
+        *(*SYNERGY, *FROZEN),
+        *("--pretrain.learning_rate", "3e-4", "--cotrain.learning_rate", "1e-3"),
+    ),
     # From here on one thing changed at a time.
     "synergy, heads teach, frozen norms": (*HEADS_TEACH, *AT_CHOSEN, *FROZEN),
     "synergy, free thresholds": (
