@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.data.label_studio import read_export
+from cotrain_dist.data.same_as import fill_same
 from cotrain_dist.data.sources.files import read_rows
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN
 from cotrain_dist.data.splits import SplitTable
@@ -54,7 +56,9 @@ def _read_labels(
     """Labels by path, in the order of the file; rows without a label are left out."""
     file = Path(config.extra_labels or "")
     labels: dict[str, str] = {}
-    for row in read_rows(file, config, KEY):
+    is_export = file.suffix == ".json"
+    rows = read_export(file, config, KEY) if is_export else read_rows(file, config, KEY)
+    for row in fill_same(rows, config):
         path, label = row[config.path_column], row[config.label_column].strip()
         # As `queue` writes what would be a formula, unless a name begins so itself.
         path = path if path in places else from_cell(path)
@@ -68,7 +72,12 @@ def _read_labels(
             )
     if not labels:
         raise UserError(
-            KEY, file, "holds no label yet", f"fill in the column {config.label_column}"
+            KEY,
+            file,
+            "holds no label yet",
+            "answer some of its tasks"
+            if is_export
+            else f"fill in the column {config.label_column}",
         )
     return labels
 

@@ -69,6 +69,10 @@ class Query:
     seed: int
     near: float = 0.0
     """Distance of unit-length features (0..2) below which two images count as one."""
+    is_grouped: bool = False
+    """Whether one answer is to serve all images of a group (`method.groups`)."""
+    with_votes: bool = False
+    """Whether what both models say of the images is asked for as well."""
 
 
 def choose(

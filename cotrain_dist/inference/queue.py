@@ -2,8 +2,9 @@
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from cotrain_dist.config import Config, resolve_role
 from cotrain_dist.data.bad_images import printable, refuse_bad
 from cotrain_dist.data.copies import leave_out_copies
-from cotrain_dist.data.sources.files import list_without_classes
+from cotrain_dist.data.label_studio import Vote, build_task
+from cotrain_dist.data.same_as import SAME_AS
+from cotrain_dist.data.sources.files import folders_of, list_without_classes
 from cotrain_dist.data.sources.listing import BadImage, Listing
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
@@ -24,12 +27,13 @@ from cotrain_dist.inference.choose import (
     share_heads,
 )
 from cotrain_dist.inference.evaluate import load_classifiers, open_run
+from cotrain_dist.method.groups import group_near
 from cotrain_dist.method.splits import Split
 from cotrain_dist.method.strategies import WITHOUT_MODELS
 from cotrain_dist.models import head_of
 from cotrain_dist.printable import to_cell
 from cotrain_dist.runtime.accelerator import Runtime
-from cotrain_dist.runtime.collectives import together
+from cotrain_dist.runtime.collectives import broadcast_json, together
 from cotrain_dist.runtime.progress import Reporter
 from cotrain_dist.store import atomic
 from cotrain_dist.store.run_directory import RunDirectory
@@ -38,6 +42,7 @@ from cotrain_dist.training.features import JointFeatures, both_features
 from cotrain_dist.training.scan import scan_images
 from cotrain_dist.training.setup import fetch_models, first_models, from_lead, open_pixels
 from cotrain_dist.training.student import Classifier, build_classifier
+from cotrain_dist.types import ROLES
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,13 @@ class Asked:
     paths: list[str]
     """Relative to the folder that the source's images start from, most worth first."""
     num_candidates: int
-    """Images that could have been asked for; equal files count once."""
+    """Images that could have been asked for; equal files, and a group, count once."""
+    same: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By the path of an image that is asked about: those of the images it stands for."""
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    """By path: the folder it lies in, of images that are files."""
+    votes: Sequence[Sequence[Vote]] = ()
+    """Of each path what A and B say, where it was asked for."""
 
 
 @dataclass(frozen=True)
@@ -126,25 +137,73 @@ def _ask(opened: _Opened, query: Query) -> Asked:
     """Collective over all ranks."""
     ctx, table = opened.ctx, opened.images.table
     candidates = _without_equal_files(opened.candidates, opened.labeled, table)
-    if query.num > len(candidates):
-        raise UserError(
-            "--size",
-            query.num,
-            f"{len(candidates)} different image(s) have no label",
-            "ask for fewer" if len(candidates) else "there is nothing to ask for",
-        )
+    _check_size(query, len(candidates))
     stores = both_features(opened.classifiers, opened.images, ctx)
     features = JointFeatures.of(stores, torch.cat([candidates, opened.labeled]).sort().values)
+    members: dict[int, list[int]] = {}
+    if query.is_grouped:
+        members = _group(candidates, features, ctx.runtime)
+        candidates = torch.tensor(list(members), dtype=torch.int64)
+        _check_size(query, len(candidates))
     probs: Probs | None = None
-    if query.strategy not in WITHOUT_MODELS:
+    if query.strategy not in WITHOUT_MODELS or query.with_votes:
         own = {
             classifier.role: head_rows(head_of(classifier.whole, ""))
             for classifier in opened.classifiers
             if classifier.is_lead
         }
         probs = share_heads(own, stores, ctx.runtime)
-    chosen = choose(query, candidates, opened.labeled, features, probs, ctx.runtime.control)
-    return Asked([table.listing.paths[i] for i in chosen], len(candidates))
+    asked = None if query.strategy in WITHOUT_MODELS else probs
+    chosen = choose(query, candidates, opened.labeled, features, asked, ctx.runtime.control)
+    is_voted = query.with_votes and probs is not None
+    votes = _votes(probs(torch.tensor(chosen)), table.class_names) if is_voted and probs else []
+    paths, folders = table.listing.paths, folders_of(ctx.config.data)
+    sources = {paths[i]: table.listing.sources[i] for i in chosen}
+    return Asked(
+        [paths[i] for i in chosen],
+        len(candidates),
+        {paths[i]: [paths[k] for k in members[i]] for i in chosen if members.get(i)},
+        {path: folders[source] for path, source in sources.items() if source in folders},
+        votes,
+    )
+
+
+def _check_size(query: Query, num: int) -> None:
+    """Raise UserError where there are fewer images than are asked for."""
+    if query.num > num:
+        raise UserError(
+            "--size",
+            query.num,
+            f"{num} different image(s) have no label",
+            "ask for fewer" if num else "there is nothing to ask for",
+        )
+
+
+def _group(candidates: Tensor, features: JointFeatures, rt: Runtime) -> dict[int, list[int]]:
+    """The members by the image that stands for them, sample_ids. Collective over all ranks."""
+    own = together(
+        lambda: group_near(features.points(candidates)).tolist() if rt.is_lead else [], rt.control
+    )
+    members: dict[int, list[int]] = {}
+    ids = candidates.tolist()
+    for sample_id, place in zip(ids, broadcast_json(own, rt.control), strict=True):
+        if ids[place] == sample_id:
+            members[sample_id] = []
+        else:
+            members[ids[place]].append(sample_id)
+    return members
+
+
+def _votes(probs: Tensor, class_names: Sequence[str]) -> list[list[Vote]]:
+    """probs: [2, n, C] -> for each image, what A and B say."""
+    tops = probs.max(dim=2)
+    return [
+        [
+            Vote(role.value.upper(), class_names[int(label)], float(confidence))
+            for role, label, confidence in zip(ROLES, labels, confidences, strict=True)
+        ]
+        for labels, confidences in zip(tops.indices.T, tops.values.T, strict=True)
+    ]
 
 
 def _without_equal_files(candidates: Tensor, labeled: Tensor, table: SplitTable) -> Tensor:
@@ -159,12 +218,30 @@ def _without_equal_files(candidates: Tensor, labeled: Tensor, table: SplitTable)
 
 
 def write_queue(asked: Asked, config: Config, file: Path) -> None:
-    """A table of paths with empty labels, as `data.table` reads it."""
+    """A table of paths with empty labels, as `data.table` reads it; or tasks, as FILE.json."""
+    if file.suffix == ".json":
+        tasks = [
+            build_task(
+                path,
+                asked.folders.get(path),
+                asked.same.get(path, ()),
+                asked.votes[place] if asked.votes else (),
+            )
+            for place, path in enumerate(asked.paths)
+        ]
+        atomic.write_text(file, json.dumps(tasks, indent=1) + "\n")
+        return
+    header, rows = [config.data.path_column, config.data.label_column], []
+    for path in asked.paths:
+        rows.append([to_cell(path), "", ""])
+        rows += [[to_cell(other), "", to_cell(path)] for other in asked.same.get(path, ())]
+    if asked.same:
+        header.append(SAME_AS)
     text = io.StringIO()
     # Quoted cells: a carriage return in a name would else end its row.
     plain = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer = quoted if any("\r" in path for path in asked.paths) else plain
-    writer.writerow([config.data.path_column, config.data.label_column])
-    writer.writerows([to_cell(path), ""] for path in asked.paths)
+    writer = quoted if any("\r" in row[0] for row in rows) else plain
+    writer.writerow(header)
+    writer.writerows(row[: len(header)] for row in rows)
     atomic.write_text(file, text.getvalue())

@@ -81,12 +81,14 @@ class Annotator(ThreadingHTTPServer):
 
     def state(self) -> dict[str, Any]:
         """For the page: the rows with their labels, and the classes in the order of their keys."""
-        labels = self.answers.labels
+        answers, labels = self.answers, self.answers.labels
         used = [label for label in labels if label and not self._is_unknown(label)]
         return {
             "rows": [
-                {"path": printable(path), "label": label}
-                for path, label in zip(self.answers.paths, labels, strict=True)
+                {"path": printable(path), "label": label, "num_same": num_same}
+                for path, label, num_same in zip(
+                    answers.paths, labels, answers.num_same, strict=True
+                )
             ],
             "classes": list(dict.fromkeys([*self.class_names, *used])),
             "is_audit": self.is_audit,

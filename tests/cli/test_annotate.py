@@ -286,3 +286,35 @@ def test_outside_of_an_audit_a_question_mark_is_no_answer(table: Path) -> None:
         browser.find_element(By.ID, "stop").click()
         started.communicate(timeout=20)
     assert started.returncode == 0
+
+
+@pytest.mark.slow
+def test_an_image_that_stands_for_others_says_so_and_answers_for_them(table: Path) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    table.write_text("path,label,same_as\n0.png,,\n1.png,,0.png\n2.png,,0.png\n3.png,,\n")
+    started, url = _start(table)
+    with open_browser() as browser:
+
+        def press(key: str, num_saved: str) -> None:
+            ActionChains(browser).send_keys(key).perform()
+            saved = "return document.body.dataset.saved"
+            WebDriverWait(browser, 10).until(lambda _: browser.execute_script(saved) == num_saved)
+
+        browser.get(url)
+        told = "return document.getElementById('same').textContent"
+        WebDriverWait(browser, 10).until(
+            lambda _: browser.execute_script(told) == "stands for 2 more"
+        )
+        press("2", "1")
+        assert labels_in(table) == ["eight", "eight", "eight", ""]
+        assert browser.find_element(By.ID, "path").text == "3.png"
+        assert browser.execute_script(told) == ""
+        press("u", "2")
+        assert labels_in(table) == [""] * 4
+        assert complaints(browser) == []
+        browser.find_element(By.ID, "stop").click()
+        printed, _ = started.communicate(timeout=20)
+    assert printed == f"{table}: 0 of 2 images are answered\n"

@@ -1,5 +1,7 @@
 """`queue`: the same list in every world, copies once, and its errors."""
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +116,30 @@ def test_a_run_is_asked_in_every_way(heads_run: Path, tmp_path: Path) -> None:
     table = load_split_table(heads_run)
     pool = {table.listing.paths[i] for i in table.sample_ids(Split.U).tolist()}
     assert all(len(set(paths)) == 12 and set(paths) <= pool for paths in lists.values())
+
+
+def test_one_of_a_group_is_asked_and_tasks_hold_both_models_votes(
+    heads_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digits have no near copies, so the cut is raised until some count as such."""
+    monkeypatch.setattr("cotrain_dist.method.groups.group_near.__defaults__", (0.9,))
+    words = [str(heads_run), "--size", "9", "--strategy", "random", "--near", "0", "--output"]
+    assert run_queue([*words, str(tmp_path / "q.csv")]) == 0
+    with (tmp_path / "q.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    asked = [row["path"] for row in rows if not row["same_as"]]
+    assert len(asked) == 9 < len(rows)
+    assert {row["same_as"] for row in rows} - {""} <= set(asked)
+    assert run_queue([*words, str(tmp_path / "q.json")]) == 0
+    tasks = json.loads((tmp_path / "q.json").read_text())
+    assert [task["data"]["path"] for task in tasks] == asked
+    assert sum(len(task["data"]["same"]) for task in tasks) == len(rows) - 9
+    for task in tasks:
+        assert [own["model_version"] for own in task["predictions"]] == ["A", "B"]
+        assert all(0.0 < own["score"] <= 1.0 for own in task["predictions"])
+        assert task["data"]["image"].startswith("/data/local-files/?d=")
+    assert run_queue([*words, str(tmp_path / "single.csv"), "--group", "false"]) == 0
+    assert len(listed(tmp_path / "single.csv")) == 9
 
 
 @pytest.mark.slow

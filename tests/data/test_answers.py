@@ -6,6 +6,7 @@ import pytest
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.answers import Answers, ChangedError
+from cotrain_dist.data.same_as import fill_same
 from cotrain_dist.errors import UserError
 
 DATA = DataConfig(source="digits")
@@ -62,3 +63,36 @@ def test_an_answer_that_cannot_be_saved_is_none(
 def test_a_table_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"FILE: .*none\.csv: cannot be read"):
         Answers(tmp_path / "none.csv", DATA)
+
+
+def test_one_answer_serves_the_images_that_are_alike(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    head, own = "path,label,same_as\n", "c.png,cow,a.png\nd.png,,gone.png\n"
+    file.write_text(f"{head}b.png,,a.png\na.png,,\n{own}")
+    answers = Answers(file, DATA)
+    assert answers.paths == ["a.png", "c.png", "d.png"]
+    assert answers.num_same == [1, 0, 0]
+    answers.put(0, "cow")
+    assert file.read_text() == f"{head}b.png,cow,a.png\na.png,cow,\n{own}"
+    answers.put(0, "")  # the own label of c.png is not taken back
+    assert file.read_text() == f"{head}b.png,,a.png\na.png,,\n{own}"
+
+
+def test_what_is_added_is_asked_about_whatever_it_waits_for(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("path,label,same_as\na.png,,\nb.png,,a.png\n")
+    answers = Answers(file, DATA)
+    answers.add(["b.png", "c.png"])
+    assert answers.paths == ["a.png", "b.png", "c.png"]
+    answers.put(1, "cat")
+    assert file.read_text() == "path,label,same_as\na.png,,\nb.png,cat,a.png\nc.png,,\n"
+
+
+def test_a_hand_filled_row_serves_them_too() -> None:
+    names = ("path", "label", "same_as")
+    lines = [("b", "", "a"), ("a", "cat", ""), ("c", "dog", "a"), ("d", "", "b"), ("e", "", "e")]
+    rows = [dict(zip(names, line, strict=True)) for line in lines]
+    assert [row["label"] for row in fill_same(rows, DATA)] == ["cat", "cat", "dog", "", ""]
+    assert fill_same([{"path": "a", "label": ""}], DATA) == [{"path": "a", "label": ""}]
+    odd = DataConfig(source="digits", label_column="same_as")
+    assert fill_same(rows, odd) == rows

@@ -1,5 +1,6 @@
 """Labels that come after the draw: which split they go to, and which rows are mistakes."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from cotrain_dist.config import DataConfig
 from cotrain_dist.data.extra_labels import add_labels
+from cotrain_dist.data.label_studio import build_task
 from cotrain_dist.data.sources.listing import Listing
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.errors import UserError
@@ -72,6 +74,20 @@ def test_of_two_files_of_one_name_the_unlabeled_one_is_meant(
     assert after.class_ids.tolist()[3] == 1
     assert after.class_ids.tolist()[10] == 0
     assert after.splits[10] == Split.L_B
+
+
+def test_one_answer_serves_all_and_an_export_will_do(table: SplitTable, tmp_path: Path) -> None:
+    (tmp_path / "same.csv").write_text("path,label,same_as\n1.png,cat,\n2.png,,1.png\n")
+    after = add_labels(table, DataConfig(extra_labels=str(tmp_path / "same.csv")))
+    assert after.class_ids.tolist()[6:9] == [0, 0, -1]
+    task = build_task("1.png", None, ["2.png"], [])
+    choice = {"type": "choices", "value": {"choices": ["cat"]}}
+    (tmp_path / "e.json").write_text(json.dumps([task | {"annotations": [{"result": [choice]}]}]))
+    config = DataConfig(extra_labels=str(tmp_path / "e.json"))
+    assert torch.equal(add_labels(table, config).splits, after.splits)
+    (tmp_path / "e.json").write_text(json.dumps([task | {"annotations": []}]))
+    with pytest.raises(UserError, match="holds no label yet; answer some of its tasks"):
+        add_labels(table, config)
 
 
 @pytest.mark.parametrize(

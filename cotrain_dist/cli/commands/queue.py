@@ -13,8 +13,9 @@ from cotrain_dist.config.places import check_early, check_output_early, check_ou
 from cotrain_dist.errors import UserError
 from cotrain_dist.method.strategies import STRATEGIES, WITHOUT_MODELS
 
-USAGE = "queue [RUN] --size N|--audit N --output FILE.csv [--strategy NAME] ..."
+USAGE = "queue [RUN] --size N|--audit N --output FILE.csv|FILE.json ..."
 PROG = "cotrain-dist queue"
+ENDINGS = (".csv", ".json")
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
         config = config_of_run(own.run, settings, PROG)
     strategy = own.strategy or ("herding" if own.run is None else "herding_rounds")
     _check_strategy(strategy, own.run)
-    check_output_early(own.output, (".csv",), replaces=False)
+    check_output_early(own.output, ENDINGS, replaces=False)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
@@ -45,17 +46,26 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.runtime.progress import build_console
     from cotrain_dist.training.setup import start_world
 
-    query = Query(strategy, own.size, config.seed, own.near)
+    query = Query(
+        strategy,
+        own.size,
+        config.seed,
+        own.near,
+        is_grouped=own.run is not None if own.group is None else own.group == "true",
+        with_votes=own.run is not None and own.output.suffix == ".json",
+    )
     with start_world(config) as rt:
-        check = partial(check_output_file, own.output, (".csv",), replaces=False)
+        check = partial(check_output_file, own.output, ENDINGS, replaces=False)
         together(lambda: check() if rt.is_lead else None, rt.control)
         work = queue_of_folder if own.run is None else queue_of_run
         asked = work(config, query, rt)
         if rt.is_lead:
             write_queue(asked, config, own.output)
+            num_same = sum(map(len, asked.same.values()))
+            like = f" (their answers serve {num_same} more that are alike)" if num_same else ""
             build_console().print(
-                f"{len(asked.paths)} of {asked.num_candidates} images to label, most worth first: "
-                f"{own.output}"
+                f"{len(asked.paths)} of {asked.num_candidates} images to label, most worth first"
+                f"{like}: {own.output}"
             )
     return 0
 
@@ -101,7 +111,12 @@ def _parser() -> Arguments:
         type=int,
         help="instead: so many images of a run's U drawn at random, for the promise of `labels`",
     )
-    parser.add_argument("--output", type=Path, required=True, help="table to write, FILE.csv")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        help="FILE.csv, a table to write; or FILE.json, tasks of Label Studio",
+    )
     parser.add_argument(
         "--strategy", help="default: herding; of a run herding_rounds (docs/results.md)"
     )
@@ -110,6 +125,11 @@ def _parser() -> Arguments:
         type=float,
         default=0.2,
         help="distance of features (0..2) below which images count as one (default 0.2)",
+    )
+    parser.add_argument(
+        "--group",
+        choices=("true", "false"),
+        help="whether one answer serves images that are alike (default: true with RUN)",
     )
     return parser
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from cotrain_dist.config import DataConfig
+from cotrain_dist.data.same_as import fill_same
 from cotrain_dist.data.sources.decode import decode, unreadable
 from cotrain_dist.data.sources.folders import (
     LEAVES,
@@ -110,7 +111,7 @@ def list_table(config: DataConfig, *, needs_classes: bool = True) -> Listing:
     needs_classes: whether at least two have to be labeled.
     """
     table, folder = Path(config.table or ""), folders_of(config)["csv"]
-    rows = read_rows(table, config, "data.table")
+    rows = fill_same(read_rows(table, config, "data.table"), config)
     paths = [_path_in(folder, row[config.path_column]) for row in rows]
     files = [folder / path for path in paths]
     # All of them are counted: a wrong root lacks every file, a wrong line only one.
