@@ -200,3 +200,5 @@ class PoolLabel(Prediction):
 
     agree: bool
     """Whether A and B name the same class."""
+    probability_right: float | None
+    """Estimate, 0..1, that `label` is right; None where no labeled images were left to make it."""

@@ -17,6 +17,7 @@ from cotrain_dist.config import Config
 from cotrain_dist.data.sources.files import folders_of, read_rows
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
+from cotrain_dist.inference.certainty import Estimated, estimate_certainty
 from cotrain_dist.inference.evaluate import load_classifiers, open_run
 from cotrain_dist.inference.predict import BLOCK_SIZE, prediction_of
 from cotrain_dist.inference.queue import Asked, write_queue
@@ -33,6 +34,7 @@ from cotrain_dist.method.splits import Split
 from cotrain_dist.printable import from_cell
 from cotrain_dist.runtime.accelerator import Runtime
 from cotrain_dist.runtime.collectives import together
+from cotrain_dist.store.linked import require_folder_names
 from cotrain_dist.store.run_directory import AUDIT_FILE, RunDirectory
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import gather_probs
@@ -76,16 +78,20 @@ class Labeled:
     """[n] bool."""
     cut: Cut | None
     """Of the promise; None without one."""
+    estimated: Estimated
+    """How often labels are right; no part of the promise."""
 
     def rows(self) -> Iterator[list[PoolLabel]]:
         """The labels that are kept, block by block, in the order of U."""
         names, paths = self.table.class_names, self.table.listing.paths
         for places in self.is_kept.nonzero().flatten().split(BLOCK_SIZE):
             block = []
-            for place in places.tolist():
+            right = self.estimated.of(self.probs["ensemble"][places].max(dim=1).values)
+            for place, probability in zip(places.tolist(), right, strict=True):
                 path = paths[int(self.pool_ids[place])]
                 found = prediction_of(path, place, self.probs, names)
-                block.append(PoolLabel(**asdict(found), agree=found.label_a == found.label_b))
+                agree = found.label_a == found.label_b
+                block.append(PoolLabel(**asdict(found), agree=agree, probability_right=probability))
             yield block
 
     @property
@@ -109,31 +115,38 @@ def label_pool(config: Config, promise: Promise | None, rt: Runtime) -> Labeled:
     )
     classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
     pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
-    probs = gather_probs(classifiers, pool_ids, Images(table, pixels), ctx)
+    images = Images(table, pixels)
+    probs = gather_probs(classifiers, pool_ids, images, ctx)
+    estimated = estimate_certainty(classifiers, images, ctx)
     confidences, labels = probs["ensemble"].double().max(dim=1)
     if promise is None or audit is None:
-        return Labeled(table, pool_ids, probs, torch.ones(len(pool_ids), dtype=torch.bool), None)
+        return Labeled(table, pool_ids, probs, torch.ones_like(labels).bool(), None, estimated)
     places, answers = audit
     cut = together(
         lambda: find_cut(promise, confidences, places, labels[places] == answers), rt.control
     )
-    return Labeled(table, pool_ids, probs, confidences > cut.above, cut)
+    return Labeled(table, pool_ids, probs, confidences > cut.above, cut, estimated)
 
 
-def files_of_pool(config: Config) -> dict[str, Path]:
-    """The file of each image of U, by its path; `config.output_dir` is the run.
+def files_of_pool(config: Config, *, to_link: bool) -> dict[str, Path]:
+    """The file of each image of U that is one, by its path; `config.output_dir` is the run.
 
-    Raises UserError where images are no files.
+    to_link: for a folder of links. Raises UserError where it could not be made: where images are no
+    files, and where a class can be no folder.
     """
     table, folders = load_split_table(Path(config.output_dir)), folders_of(config.data)
     require_own_names(table)
+    if to_link:
+        require_folder_names(table.class_names)
     found = {}
     for sample_id in table.sample_ids(Split.U).tolist():
         source, path = table.listing.sources[sample_id], table.listing.paths[sample_id]
-        if source not in folders:
+        if source in folders:
+            found[path] = folders[source] / path
+        elif to_link:
             rule = f"is a folder of links, and the images of {source} are no files"
-            raise UserError("--output", "FOLDER", rule, "name a file ending in .parquet")
-        found[path] = folders[source] / path
+            way_out = "--format datasets, or name a file ending in .parquet"
+            raise UserError("--output", "FOLDER", rule, way_out)
     return found
 
 

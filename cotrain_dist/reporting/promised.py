@@ -15,6 +15,7 @@ def promise_lines(
     lines = [f"{output}: labels of {num_kept:,} of the {num:,} images of U ({share:.1f} %)"]
     if rest is not None:
         lines.append(f"{rest}: the other {num - num_kept:,}, for a person")
+    lines.append(labeled.estimated.line)
     if promise is None or labeled.cut is None:
         return [*lines, "no promise is made of them: labels --help tells how to get one"]
     cut = labeled.cut

@@ -65,6 +65,7 @@ class _ParquetWriter:
     def __init__(self, path: Path, row: type[Prediction]) -> None:
         # Stated and not inferred: a block without images must have the schema of the others.
         types = {str: pa.string(), float: pa.float64(), bool: pa.bool_()}
+        types[float | None] = pa.float64()  # type: ignore[index]
         self._schema = pa.schema([(f.name, types[f.type]) for f in fields(row)])  # type: ignore[index]
         self._writer = pq.ParquetWriter(path, self._schema)
 

@@ -33,7 +33,7 @@ OWN = UNFINISHED | {"run.json", "environment.json", "history.jsonl", "logs", "mo
 OWN |= {"checkpoints", "cotrain_dist", BAD_IMAGES_FILE}
 """What a training writes into its directory, a tracker's folder included."""
 
-OUTCOME = ("finished", "cross_validation", "no_loss")
+OUTCOME = ("finished", "cross_validation", "no_loss", "certainty")
 """What run.json says of a run's end."""
 
 

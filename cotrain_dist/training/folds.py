@@ -15,12 +15,14 @@ from torch import Tensor
 from cotrain_dist.config import Config, RoleConfig
 from cotrain_dist.data.splits import SplitTable
 from cotrain_dist.keys import derive_seed
+from cotrain_dist.method.certainty import fit_certainty
 from cotrain_dist.method.heads import folds_of
 from cotrain_dist.method.splits import Split
 from cotrain_dist.store.features import FeatureStore
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.cotrain import train_one_epoch
 from cotrain_dist.training.cross_validation import can_cross_validate
+from cotrain_dist.training.evaluate import gather_probs
 from cotrain_dist.training.heads import penalty_and_seed
 from cotrain_dist.training.promise import RightByFolds, right_on
 from cotrain_dist.training.steps import train_epoch
@@ -50,8 +52,9 @@ def right_by_folds(
     """Collective over all ranks: what each model calls right of L, each image in its fold.
 
     The folds are those of `cross_validate`. An image that is alone in its class counts as all
-    others: without it no model knows the class, before as after. None where no class has two
-    images. The students stay as they are: copies of their heads are fitted.
+    others: without it no model knows the class, before as after; for the certainty it counts not
+    at all, since the run's own models know that class. None where no class has two images. The
+    students stay as they are: copies of their heads are fitted.
     """
     labeled = images.table.labeled(Role.A, "shared")
     seed = derive_seed(ctx.config.seed, "folds")
@@ -62,6 +65,7 @@ def right_by_folds(
     with ctx.runtime.progress.excused():  # many fits, of which none tells how far it is
         configs = [_with_penalty(student, labeled) for student in students]
     before, after = ({role: torch.zeros(len(folds)).bool() for role in ROLES} for _ in range(2))
+    confidences, is_right = torch.zeros(len(folds)), torch.zeros(len(folds)).bool()
     for fold in range(num_folds):
         ctx.reporter.say(f"cross-validating Step 2: fold {fold + 1} of {num_folds}")
         held = folds == fold
@@ -74,9 +78,13 @@ def right_by_folds(
         for role in ROLES:
             before[role][held] = right_on(copies, role, ids, without, ctx)
         take_step_two(copies, start_features, without, ctx)
+        probs, targets = gather_probs(copies, ids, without, ctx), without.table.class_ids[ids]
         for role in ROLES:
-            after[role][held] = right_on(copies, role, ids, without, ctx)
-    return RightByFolds(before, after)
+            after[role][held] = probs[role.value].max(dim=1).indices == targets
+        tops = probs["ensemble"].max(dim=1)
+        confidences[held], is_right[held] = tops.values, tops.indices == targets
+    known = labeled.targets.bincount()[labeled.targets] > 1
+    return RightByFolds(before, after, fit_certainty(confidences[known], is_right[known]))
 
 
 def take_step_two(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cotrain_dist.method.certainty import Certainty
 from cotrain_dist.method.promise import CONFIDENCE, SignTest, shows_no_loss, sign_test
 from cotrain_dist.method.scores import to_probs
 from cotrain_dist.method.splits import Split
@@ -123,6 +124,8 @@ class RightByFolds:
 
     before: Mapping[Role, Tensor]
     after: Mapping[Role, Tensor]
+    certainty: Certainty | None = None
+    """How often both together are right after Step 2, by their confidence (`labels`)."""
 
 
 def settle_by_folds(last_epoch: int, found: RightByFolds) -> Settled:

@@ -307,6 +307,8 @@ def finish(
             folds = right_by_folds(students, start_features, images, ctx)
         settled = settle(students, state, (first, last), folds or found, images, ctx)
         notes["no_loss"] = settled.to_json()
+        if folds is not None and folds.certainty is not None:
+            notes["certainty"] = asdict(folds.certainty)
     elif last.validation is None:
         save_better_of_last_epoch(students, first, last, found, images.table, ctx)
     if found is not None:

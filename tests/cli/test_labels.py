@@ -5,22 +5,27 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from unittest import mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from ranks import run_ranks, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
-from cotrain_dist.config import Config
-from cotrain_dist.data.splits import load_split_table
+from cotrain_dist.config import Config, DataConfig
+from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference import labels
 from cotrain_dist.method.audit import least_audit
+from cotrain_dist.method.certainty import LEAST_IMAGES, fit_certainty
 from cotrain_dist.method.splits import Split
-from cotrain_dist.store.linked import LinkWriter
+from cotrain_dist.store.dataset_folder import DatasetWriter
+from cotrain_dist.store.linked import LinkWriter, require_folder_names
 from cotrain_dist.types import PoolLabel
 
 
@@ -126,26 +131,155 @@ def test_a_folder_of_links_is_one_that_others_read(
     assert rows[0]["image"].size == (8, 8)
     assert not list(tmp_path.glob("*.tmp"))
     assert label([str(run), "--output", str(folder)]) == 2
+    # And this package itself, where it is to follow links.
+    data = DataConfig(source="imagefolder", root=str(folder), follow_links=True)
+    listing = list_images(data)
+    named = {path: listing.class_names[c] for path, c in zip(listing.paths, listing.class_ids)}  # noqa: B905
+    assert named == {str(file.relative_to(folder)): file.parent.name for file in folder.glob("*/*")}
+    assert len(named) == len(expected)
+
+
+def test_a_folder_of_datasets_is_the_table_with_images(
+    run: Path,
+    digits_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from datasets import ClassLabel, Image, are_progress_bars_disabled, load_from_disk
+
+    folder, table = tmp_path / "saved.v1", tmp_path / "all.parquet"
+    words = [str(run), "--format", "datasets", "--output", str(folder)]
+    assert label(words) == 0
+    assert not are_progress_bars_disabled()
+    assert label([str(run), "--output", str(table)]) == 0
+    rows = load_from_disk(str(folder))
+    names = list(load_split_table(run).class_names)
+    assert rows.features["image"] == Image()
+    for name in ("label", "label_a", "label_b"):
+        assert rows.features[name] == ClassLabel(names=names)
+    assert rows[0]["image"].size == (8, 8)
+    found = []
+    for row in rows.cast_column("image", Image(decode=False)):
+        image = row.pop("image")
+        assert image["path"] == str((digits_folder / row["path"]).absolute())
+        assert image["bytes"] is None  # no copy
+        found.append({k: names[v] if k.startswith("label") else v for k, v in row.items()})
+    assert found == pq.read_table(table).to_pylist()
+    # This package reads it as a source, too.
+    listing = list_images(DataConfig(source="hub", name=str(folder)))
+    classes = [listing.class_names[c] for c in listing.class_ids.tolist()]
+    assert classes == [row["label"] for row in found]
+    capsys.readouterr()
+    assert label(words) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_folder_of_datasets_without_files_or_without_rows(tmp_path: Path) -> None:
+    from datasets import load_from_disk
+
+    with DatasetWriter(tmp_path / "some", {"b": tmp_path / "b.png"}, ["cat", "x/y"]) as writer:
+        writer.write([_row("a", "cat"), _row("b", "x/y")])
+        assert not (tmp_path / "some").exists()
+    rows = load_from_disk(str(tmp_path / "some"))
+    assert rows.features["label"].int2str(rows["label"][:]) == ["cat", "x/y"]
+    images = rows.with_format("arrow")["image"][:].to_pylist()
+    assert images == [None, {"bytes": None, "path": str(tmp_path / "b.png")}]
+    with DatasetWriter(tmp_path / "none", {}, ["cat"]) as writer:
+        writer.write([])
+    empty = load_from_disk(str(tmp_path / "none"))
+    assert len(empty) == 0
+    assert empty.column_names == [field.name for field in fields(PoolLabel)]
+    with suppress(ValueError), DatasetWriter(tmp_path / "half", {}, ["cat"]) as writer:
+        writer.write([_row("a", "cat"), _row("a", "dog")])
+    assert not list(tmp_path.glob("half*"))
+
+
+def test_an_end_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LinkWriter, "finish", mock.Mock(side_effect=OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"), LinkWriter(tmp_path / "out", {}):
+        pass
+    assert not list(tmp_path.glob("out*"))
+
+
+def give_v(run: Path, num: int) -> None:
+    """The first images of U become V; the models have learned the labels of neither."""
+    table = load_split_table(run)
+    splits = table.splits.clone()
+    splits[table.sample_ids(Split.U)[:num]] = Split.V
+    (run / "splits.parquet").write_bytes(replace(table, splits=splits).to_parquet())
+
+
+def test_the_probability_of_being_right_comes_from_v_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, files = truth_of(run), [tmp_path / f"{name}.parquet" for name in ("all", "v", "kept")]
+    assert label([str(run), "--output", str(files[0])]) == 0
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "probability_right is empty: the run has no V and no folds of L" in told
+    rows = pq.read_table(files[0]).to_pylist()
+    assert {row["probability_right"] for row in rows} == {None}
+    assert pq.read_schema(files[0]).field("probability_right").type == pa.float64()
+
+    give_v(run, 30)
+    assert label([str(run), "--output", str(files[1])]) == 0
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "probability_right: an estimate from the 30 images of V" in told
+    in_v = rows[:30]
+    expected = fit_certainty(
+        torch.tensor([row["confidence"] for row in in_v]),
+        torch.tensor([row["label"] == truth[row["path"]] for row in in_v]),
+    )
+    assert expected is not None
+    found = pq.read_table(files[1]).to_pylist()
+    assert [row["path"] for row in found] == [row["path"] for row in rows[30:]]
+    own = expected.of(torch.tensor([row["confidence"] for row in found])).tolist()
+    assert [row["probability_right"] for row in found] == pytest.approx(own, abs=1e-5)
+
+    # An audit changes nothing of it.
+    answers = audit(run, 40)
+    words = ["--audit", str(answers), "--min_precision", "0.6", "--output", str(files[2])]
+    assert label([str(run), *words]) == 0
+    kept = pq.read_table(files[2]).to_pylist()
+    assert kept
+    assert all(row in found for row in kept)
+
+
+def test_a_v_of_few_images_makes_no_estimate(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    give_v(run, LEAST_IMAGES - 1)
+    file = tmp_path / "all.jsonl"
+    assert label([str(run), "--output", str(file)]) == 0
+    told = capsys.readouterr().out.replace("\n", " ")
+    assert "probability_right is empty: V has 19 images, 20 are needed" in told
+    found = [json.loads(line)["probability_right"] for line in file.read_text().splitlines()]
+    assert set(found) == {None}
 
 
 def _row(path: str, label: str) -> PoolLabel:
-    return PoolLabel(path, label, 0.5, label, 0.5, label, 0.5, agree=True)
+    row = PoolLabel(path, label, 0.5, label, 0.5, label, 0.5, agree=True, probability_right=None)
+    return row
 
 
-def test_links_of_one_name_and_classes_that_are_no_folders(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "..", ".git", "_x", "x/y", "a\0b", "metadata.csv", "甲" * 86])
+def test_classes_that_can_be_no_folders(name: str) -> None:
+    require_folder_names(["cat", "甲" * 85, "a b", "con."])
+    with pytest.raises(UserError, match="can be no folder's name; --format datasets"):
+        require_folder_names(["cat", name])
+
+
+def test_links_of_one_name(tmp_path: Path) -> None:
     for name in ("a/b.png", "a__b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     files = {name: tmp_path / name for name in ("a/b.png", "a__b.png")}
     writer = LinkWriter(tmp_path / "out", files)
     writer.write([_row("a/b.png", "cat"), _row("a__b.png", "cat")])
-    for name in ("..", "x/y"):
-        with pytest.raises(UserError, match="can be no folder's name"):
-            writer.write([_row("a/b.png", name)])
     with pytest.raises(UserError, match=r"out.tmp: exists already"):
         LinkWriter(tmp_path / "out", files)
-    with suppress(UserError), LinkWriter(tmp_path / "none", files) as half:
-        half.write([_row("a/b.png", "cat"), _row("a/b.png", "..")])
+    with suppress(KeyError), LinkWriter(tmp_path / "none", files) as half:
+        half.write([_row("a/b.png", "cat"), _row("lost.png", "cat")])
     assert not list(tmp_path.glob("none*"))
     assert not (tmp_path / "out").exists()
     writer.close()
@@ -154,18 +288,34 @@ def test_links_of_one_name_and_classes_that_are_no_folders(tmp_path: Path) -> No
     assert {link.read_text() for link in links} == set(files)
 
 
+def test_paths_that_are_too_long_for_one_name(tmp_path: Path) -> None:
+    """Each part may have 255 bytes, so the whole path as one name may not."""
+    paths = [f"{'甲' * 80}/{letter}{'乙' * 70}.png" for letter in "ab"]
+    with LinkWriter(tmp_path / "out", {path: tmp_path / path for path in paths}) as writer:
+        writer.write([_row(path, "cat") for path in paths])
+    names = [link.name for link in (tmp_path / "out" / "cat").iterdir()]
+    assert len(names) == 2
+    assert all(name.endswith("乙.png") for name in names)
+
+
+def test_no_link_has_a_name_that_is_passed_over(tmp_path: Path) -> None:
+    paths = ["_a.png", ".b.png", f"x/{'c' * 194}.png"]
+    with LinkWriter(tmp_path / "out", {path: tmp_path / path for path in paths}) as writer:
+        writer.write([_row(path, "cat") for path in paths])
+    names = {link.name for link in (tmp_path / "out" / "cat").iterdir()}
+    assert names == {"0_a.png", "0.b.png", f"0__{'c' * 194}.png"}
+
+
 def test_images_that_are_no_files_are_linked_nowhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cotrain_dist.data.sources import list_images
-    from cotrain_dist.data.splits import SplitTable
-
     config = Config(output_dir=str(tmp_path))
     listing = list_images(config.data)
     table = SplitTable(listing, torch.full((len(listing.paths),), Split.U))
     monkeypatch.setattr(labels, "load_split_table", lambda path: table)
     with pytest.raises(UserError, match="the images of digits are no files"):
-        labels.files_of_pool(config)
+        labels.files_of_pool(config, to_link=True)
+    assert labels.files_of_pool(config, to_link=False) == {}
 
 
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
@@ -269,6 +419,8 @@ OUT = ["--output", "x.csv"]
             "no image of this run's U was drawn",
         ),
         (["--output", "x.txt"], "must end in .csv or .jsonl or .parquet"),
+        (["--format", "webdataset", "--output", "x"], "--format: webdataset: is no format of a"),
+        (["--format", "datasets", *OUT], "--format: datasets: is a folder, and x.csv would be a"),
     ],
 )
 def test_mistakes(

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from ranks import history_of, run_ranks, train_run
 from test_synergy import synergy_config
 
+from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config
 from cotrain_dist.data.splits import load_split_table
+from cotrain_dist.method.certainty import Certainty
 from cotrain_dist.method.splits import Split
 from cotrain_dist.training import train as train_module
 from cotrain_dist.training.folds import has_folds
@@ -96,6 +99,7 @@ def outcome_of(run: Path) -> dict[str, Any]:
     models = sorted((run / "models").iterdir())
     return {
         "no_loss": json.loads((run / "run.json").read_text())["no_loss"],
+        "certainty": json.loads((run / "run.json").read_text()).get("certainty"),
         "models": {m.name: (m / "model.safetensors").read_bytes() for m in models},
     }
 
@@ -136,6 +140,21 @@ def test_step_two_is_best_where_the_folds_show_its_worth(
     assert told["num_gained"] == sum(gained) > 3
     notes = json.loads((run / "models/best/config.json").read_text())["cotrain_dist"]
     assert (notes["epoch"], notes["chosen_on"]) == (2, "cross-validation on L")
+    assert found["certainty"]["num_images"] == 20
+    assert found["certainty"]["slope"] >= 0.0
+
+
+def test_labels_are_given_the_certainty_of_the_folds(
+    alone: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "all.parquet"
+    assert cli.main(["labels", str(alone[0]), "--output", str(file)]) == 0
+    assert "an estimate from 20 images of L, by folds" in capsys.readouterr().out
+    certainty = Certainty(**outcome_of(alone[0])["certainty"])
+    table = pq.read_table(file)
+    confidences = torch.tensor(table["confidence"].to_pylist())
+    expected = certainty.of(confidences).tolist()
+    assert table["probability_right"].to_pylist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -223,11 +242,13 @@ def config_of(num_labels: list[int], root: Path, starts: dict[str, str], tmp_pat
 def test_an_image_alone_in_its_class_is_wrong_before_and_after(
     digits_folder: Path, starts: dict[str, str], tmp_path: Path
 ) -> None:
-    config = config_of([4, 4, 1], digits_folder, starts, tmp_path)
+    config = config_of([11, 11, 1], digits_folder, starts, tmp_path)
     (seen,) = run_ranks(train_and_watch, 1, tmp_path, config)
+    # The run's own models know its class, so it says nothing of how often they are right.
+    assert outcome_of(tmp_path / "run")["certainty"]["num_images"] == 22
     for bits in seen.values():
         for own in bits.values():
-            assert len(own) == 9
+            assert len(own) == 23
             assert own[-1] is False
             assert any(own)
 

@@ -1,8 +1,8 @@
 """`cotrain-dist labels RUN`: what a run says of its U, with a promise where an audit allows one."""
 
 import argparse
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,21 +13,25 @@ from cotrain_dist.config.places import check_output_early, check_output_file
 from cotrain_dist.errors import UserError
 
 if TYPE_CHECKING:
+    from cotrain_dist.store.linked import FolderWriter
     from cotrain_dist.store.predictions import PredictionWriter
 
-USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet|FOLDER [--audit ANSWERS.csv]
-              [--min_precision P | --max_error E] [--delta D] [--rest FILE.csv]"""
+USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet|FOLDER [--format imagefolder|datasets]
+              [--audit ANSWERS.csv] [--min_precision P | --max_error E] [--delta D]
+              [--rest FILE.csv]"""
 PROG = "cotrain-dist labels"
 ENDINGS = (".csv", ".jsonl", ".parquet")
+FORMATS = ("imagefolder", "datasets")
+"""Of a folder."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
     own, settings = _parser().parse_with_settings(arguments)
     _check_promise(own)
+    format_ = _format_of(own)
     config = config_of_run(own.run, settings, PROG)
-    is_folder = own.output.suffix == ""
-    files = [(own.rest, (".csv",)), (own.output, ("",) if is_folder else ENDINGS)]
+    files = [(own.rest, (".csv",)), (own.output, (own.output.suffix,) if format_ else ENDINGS)]
     for file, endings in files:
         check_output_early(file, endings, replaces=False)
 
@@ -39,35 +43,61 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.runtime.accelerator import start_runtime
     from cotrain_dist.runtime.collectives import together
     from cotrain_dist.runtime.progress import build_console
-    from cotrain_dist.store.linked import LinkWriter
-    from cotrain_dist.store.predictions import open_writer
-    from cotrain_dist.types import PoolLabel
 
     promise = None
     if own.audit is not None:
         promise = Promise(own.audit, own.min_precision, own.max_error, own.delta)
-    with start_runtime(config) as rt, ExitStack() as to_close:
+    with start_runtime(config) as rt:
         for file, endings in files:
             if file is not None:
                 check = partial(check_output_file, file, endings, replaces=False)
                 together(lambda check=check: check() if rt.is_lead else None, rt.control)  # type: ignore[misc]
-        images = together(lambda: files_of_pool(config) if is_folder else {}, rt.control)
+        images: dict[str, Path] = {}
+        if format_ is not None:
+            to_link = format_ == "imagefolder"
+            images = together(lambda: files_of_pool(config, to_link=to_link), rt.control)
         labeled = label_pool(config, promise, rt)
         if not rt.is_lead:
             return 0
-        writer: PredictionWriter
-        if is_folder:
-            writer = to_close.enter_context(LinkWriter(own.output, images))
-        else:
-            writer = open_writer(own.output, ENDINGS, PoolLabel)
-            to_close.callback(writer.close)  # also after an error: blocks that are whole count
-        for block in labeled.rows():
-            writer.write(block)
-        if own.rest is not None:
-            write_queue(Asked(labeled.paths_left, len(labeled.pool_ids)), config, own.rest)
+        with _open_output(own.output, format_, images, labeled.table.class_names) as writer:
+            for block in labeled.rows():
+                writer.write(block)
+            if own.rest is not None:
+                write_queue(Asked(labeled.paths_left, len(labeled.pool_ids)), config, own.rest)
         for line in promise_lines(promise, labeled, own.output, own.rest):
             build_console().print(line)
     return 0
+
+
+def _open_output(
+    output: Path, format_: str | None, images: Mapping[str, Path], class_names: Sequence[str]
+) -> "AbstractContextManager[PredictionWriter | FolderWriter]":
+    """What writes the labels. A file is closed after an error too: blocks that are whole count."""
+    from cotrain_dist.store.dataset_folder import DatasetWriter
+    from cotrain_dist.store.linked import LinkWriter
+    from cotrain_dist.store.predictions import open_writer
+    from cotrain_dist.types import PoolLabel
+
+    match format_:
+        case "imagefolder":
+            return LinkWriter(output, images)
+        case "datasets":
+            return DatasetWriter(output, images, class_names)
+        case _:
+            return closing(open_writer(output, ENDINGS, PoolLabel))
+
+
+def _format_of(own: argparse.Namespace) -> str | None:
+    """The format of a folder, None for a file. Raises UserError for a --format that is none."""
+    if own.format is None:
+        return None if own.output.suffix else "imagefolder"
+    if own.format not in FORMATS:
+        raise UserError("--format", own.format, "is no format of a folder", " or ".join(FORMATS))
+    if own.output.suffix in ENDINGS:
+        rule = f"is a folder, and {own.output} would be a file"
+        raise UserError("--format", own.format, rule, "leave it out, or name a folder")
+    own_format: str = own.format
+    return own_format
 
 
 def _check_promise(own: argparse.Namespace) -> None:
@@ -105,7 +135,12 @@ def _parser() -> Arguments:
         "--output",
         type=Path,
         required=True,
-        help="file ending in .csv, .jsonl or .parquet, or a folder of links, one folder per class",
+        help="file ending in .csv, .jsonl or .parquet, or a folder",
+    )
+    parser.add_argument(
+        "--format",
+        help="of a folder: imagefolder, links in one folder per class (the default), or datasets, "
+        "for load_from_disk",
     )
     parser.add_argument("--audit", type=Path, help="the table of the audit, with all its answers")
     parser.add_argument("--min_precision", type=float, help="least share of kept labels right")
