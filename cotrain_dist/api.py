@@ -17,6 +17,10 @@
 [0, 1]
 >>> sorted(run.cotrain_history[-1].test)
 ['a', 'b', 'ensemble']
+>>> run  # doctest: +ELLIPSIS
+Run('.../run')
+>>> "top-1 on T" in run._repr_html_()  # what a notebook shows of it
+True
 >>> run.load_model("best")(torch.zeros(1, 3, 16, 16)).shape
 torch.Size([1, 10])
 >>> folder.cleanup()
@@ -34,19 +38,29 @@ from cotrain_dist.config.parsing import config_from_yaml
 from cotrain_dist.config.text import config_to_yaml
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
+from cotrain_dist.inference.evaluate import notes_of_best
 from cotrain_dist.models import load_saved
+from cotrain_dist.reporting.notebook import html_of_run
 from cotrain_dist.reporting.tables import show_outcome
 from cotrain_dist.store.records import CotrainRecord, PretrainRecord
 from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.train import train
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
-    """A run on disk."""
+    """A run on disk. A notebook shows its accuracies as a table."""
 
     path: Path
     config: Config
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: accuracy of A, B, both together and models/best, and the path."""
+        best = notes_of_best(self.path)
+        return html_of_run(self.path, self.cotrain_history, self.splits, best)
 
     @property
     def pretrain_history(self) -> list[PretrainRecord]:

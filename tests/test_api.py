@@ -1,8 +1,12 @@
 """The Python API: what it refuses, what a run gives back, and what importing costs."""
 
+import json
 import logging
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ from ranks import run_ranks
 import cotrain_dist
 from cotrain_dist import Config, DataConfig, PretrainConfig, UserError, load_run
 from cotrain_dist.method.splits import Split
+from cotrain_dist.reporting.notebook import html_of_run
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -43,6 +48,43 @@ def test_a_run_knows_its_settings_history_and_groups(finished_run: FinishedRun) 
     assert run.pretrain_history == finished_run.pretrain
     assert run.cotrain_history == finished_run.cotrain
     assert len(run.splits.sample_ids(Split.T)) == 24
+
+
+def test_a_notebook_shows_what_was_measured(finished_run: FinishedRun) -> None:
+    run = load_run(finished_run.path)
+    assert repr(run) == f"Run('{finished_run.path}')"
+    shown = run._repr_html_()
+    best = json.loads((run.path / "models" / "best" / "config.json").read_text())["cotrain_dist"]
+    last = run.cotrain_history[-1]
+    cells = re.findall(r"<td>([^<]*)</td>", shown)
+    rows = {title: [on_t, on_v] for title, on_t, on_v in zip(*[iter(cells)] * 3, strict=True)}
+    titles = {"A": "a", "B": "b", "A and B together": "ensemble"}
+    best_title = f"models/best: {best['role'].upper()} of epoch {best['epoch']}"
+    assert list(rows) == [*titles, best_title]
+    for title, name in titles.items():
+        assert rows[title][0].startswith(f"{100 * last.on_test[name].top1:.1f} (")
+        assert rows[title][1].startswith(f"{100 * last.judged[name].top1:.1f} (")
+    assert rows[best_title][1].startswith(f"{100 * best['top1']:.1f} (")
+    assert "top-1 on T, 24 images, %" in shown
+
+
+def test_a_notebook_takes_no_path_for_html(finished_run: FinishedRun, tmp_path: Path) -> None:
+    link = tmp_path / "<script>alert(1)<"
+    link.symlink_to(finished_run.path)
+    shown = load_run(link)._repr_html_()
+    assert "&lt;script&gt;alert(1)&lt;" in shown
+    assert "<script" not in shown
+
+
+def test_a_notebook_says_what_was_not_measured(finished_run: FinishedRun) -> None:
+    run = load_run(finished_run.path)
+    of = partial(html_of_run, Path("runs/1"), table=run.splits)
+    assert of([], best=None) == "<p>Run <code>runs/1</code>: no epoch of Step 2 yet.</p>"
+    blind = [replace(run.cotrain_history[-1], test=None, validation=None)]
+    assert "epoch 2 of Step 2; there is no T and no V" in of(blind, best=None)
+    without_v = [replace(run.cotrain_history[-1], validation=None)]
+    assert "on V" not in of(without_v, best=None)
+    assert "models/best" not in of(without_v, best=None)
 
 
 def test_a_moved_run_is_where_it_lies(finished_run: FinishedRun, tmp_path: Path) -> None:
