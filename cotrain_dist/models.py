@@ -202,7 +202,7 @@ def _load_weights(
         saved = json.loads((folder / CONFIG).read_text())
         # Where it was saved by this package, and not by an earlier version of it.
         digests = saved.get("cotrain_dist", {}).get("sha256")
-        if digests is not None and digests != _digests(folder, saved):
+        if digests is not None and digests != digests_of_saved(folder, saved):
             raise ValueError("its SHA-256 is not the one that it was saved with")
         weights = safetensors.torch.load_file(folder / WEIGHTS)
     except (
@@ -377,11 +377,11 @@ def save_model(
         except safetensors.SafetensorError as error:  # how it tells of a full disk
             raise OSError(errno.EIO, f"cannot be written ({error})", str(folder)) from error
         saved = json.loads((beside / CONFIG).read_text())
-        saved["cotrain_dist"]["sha256"] = _digests(beside, saved)
+        saved["cotrain_dist"]["sha256"] = digests_of_saved(beside, saved)
         (beside / CONFIG).write_text(json.dumps(saved, indent=2))
 
 
-def _digests(folder: Path, saved: Mapping[str, Any]) -> dict[str, str]:
+def digests_of_saved(folder: Path, saved: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of the weights of a saved model, and of what its config.json says but for notes."""
     said = {key: value for key, value in saved.items() if key != "cotrain_dist"}
     text = json.dumps(said, sort_keys=True).encode()

@@ -36,11 +36,18 @@ def write_card(
 
 
 def model_card(
-    notes: dict[str, Any], records: Sequence[CotrainRecord], table: SplitTable, config: Config
+    notes: dict[str, Any],
+    records: Sequence[CotrainRecord],
+    table: SplitTable,
+    config: Config,
+    *,
+    address: str = "local-dir:FOLDER",
+    license_id: str | None = None,
 ) -> str:
     """Markdown with the header that model hubs read.
 
-    notes: what config.json says of the model's making. records: of Step 2, epoch 0 first.
+    notes: what config.json says of the model's making. records: of Step 2, epoch 0 first. address:
+    what timm loads it by. license_id: as the hub names licenses; without one the card has none.
     """
     role, names = str(notes["role"]), table.class_names
     backbone = resolve_role(config, role).name
@@ -51,13 +58,14 @@ def model_card(
         "---",
         "library_name: timm",
         "pipeline_tag: image-classification",
+        *([] if license_id is None else [f"license: {license_id}"]),
         "tags: [image-classification, timm, semi-supervised-learning, cotrain_dist]",
         "---",
         "",
         f"# {backbone}: {len(names)} classes",
         "",
         "```python",
-        'model = timm.create_model("local-dir:FOLDER", pretrained=True)  # this folder',
+        f'model = timm.create_model("{address}", pretrained=True)',
         "```",
         "",
         f"Classes: {shown}{more}. All are in `config.json` (`label_names`).",

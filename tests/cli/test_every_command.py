@@ -50,6 +50,8 @@ def test_every_command_once(
         ),
         (["annotate", run, "--output", str(tmp_path / "answers.csv")], "answers.csv: 0 answers"),
         (["labels", run, "--output", str(tmp_path / "pool.parquet")], "pool.parquet: labels of "),
+        (["push", run, "me/digits", "--dry-run"], "nothing was sent"),
+        (["export", run, "--output", str(tmp_path / "model.onnx")], "model.onnx: best of "),
         (["report", run, "--output", str(tmp_path / "report.html")], "open it in a browser"),
         (["runs", str(tmp_path)], "finished"),
         (["watch", run], "finished"),
