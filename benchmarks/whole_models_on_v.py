@@ -77,6 +77,7 @@ TRIALS: dict[str, Sequence[str]] = {
         *(*SYNERGY, *FROZEN),
         *("--pretrain.learning_rate", "3e-4", "--cotrain.learning_rate", "1e-3"),
     ),
+    "synergy, 3e-4, frozen norms": (*SYNERGY, *FROZEN, *rate(3e-4)),
     # From here on one thing changed at a time.
     "synergy, heads teach, frozen norms": (*HEADS_TEACH, *AT_CHOSEN, *FROZEN),
     "synergy, free thresholds": (

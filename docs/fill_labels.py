@@ -11,11 +11,12 @@ from pathlib import Path
 def main(table: Path) -> None:
     """Write the labels into the column `label`."""
     with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows, columns = list(reader), reader.fieldnames or []
     for row in rows:
         row["label"] = Path(row["path"]).name.partition("--")[0]
     with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["path", "label"])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     print(f"{len(rows)} labels of {len({row['label'] for row in rows})} classes in {table}")

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+
+SMALLER = {"60": "40", "100": "30", "0.9": "0.1"}
+"""Numbers of the tutorial that stand for others here: there are fewer images, and weak models."""
 BIN = Path(sys.executable).parent
 
 
@@ -35,10 +38,11 @@ def test_every_command_of_the_tutorial(
     environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environ["XDG_CACHE_HOME"] = str(tmp_path / "cache")  # no user's own features
     commands = commands_of_the_tutorial(start_options)
-    assert len(commands) == 10
+    assert len(commands) == 15
     printed = []
     for program, *arguments in commands:
-        words = [word.replace("PATH/TO/trashnet", str(digits_folder)) for word in arguments]
+        words = [SMALLER.get(word, word) for word in arguments]
+        words = [word.replace("PATH/TO/trashnet", str(digits_folder)) for word in words]
         done = subprocess.run(
             [*programs[program], *words],
             cwd=tmp_path,
@@ -51,13 +55,17 @@ def test_every_command_of_the_tutorial(
         assert done.returncode == 0, f"{program} {' '.join(words)}\n{done.stdout}\n{done.stderr}"
         printed.append(done.stdout)
     assert "120 images in tutorial/images, 80 kept aside" in printed[0]
-    assert "60 of 120 images to label" in printed[1]
-    assert "T 0, V 0, L_A 30, L_B 30, U 60" in printed[3]
+    assert "40 of 120 images to label" in printed[1]
+    assert "T 0, V 0, L_A 20, L_B 20, U 80" in printed[3]
     assert "cross-validation on L" in printed[3]
-    assert "T 0, V 0, L_A 60, L_B 60, U 0" in printed[6]
+    assert "T 0, V 0, L_A 40, L_B 40, U 40" in printed[6]
+    assert "30 of 40 images of U, drawn at random for an audit" in printed[10]
+    assert "of these labels are right, with 95% confidence" in printed[12]
+    assert (tmp_path / "tutorial" / "report.html").is_file()
+    assert (tmp_path / "tutorial" / "model.onnx").is_file()
     rows = list(csv.DictReader((tmp_path / "labels.csv").open()))
     assert len(rows) == 120
     true = [Path(row["path"]).name.partition("--")[0] for row in rows]
-    # All images are labeled by now, so this is what was learned: far above chance, one in ten.
+    # Most images are labeled by now, so this is what was learned: far above chance, one in ten.
     right = sum(row["label"] == name for row, name in zip(rows, true, strict=True))
-    assert right > 60
+    assert right > 50
