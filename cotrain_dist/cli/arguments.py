@@ -95,6 +95,11 @@ class Arguments(argparse.ArgumentParser):
                 check_known(name.removeprefix("--"), Given(value))
         return namespace, settings + unknown
 
+    def parse_known(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The command's own arguments, and all other words, which belong to another command."""
+        self._check_once(arguments)
+        return self.parse_known_args(arguments)
+
     def _check_once(self, words: Sequence[str]) -> None:
         """Raise where an option of this command is given twice: argparse would take the last."""
         given: set[str] = set()

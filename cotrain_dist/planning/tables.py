@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from cotrain_dist.method.placement import RankRow
+from cotrain_dist.planning.promises import promise_line
 from cotrain_dist.types import Role
 
 MEBIBYTE = 2**20
@@ -72,7 +73,7 @@ class Plan:
 
 
 def plan_tables(plan: Plan) -> Iterator[Table | str]:
-    """Warnings, a table of ranks, one of models, and a line on what travels."""
+    """Warnings, a table of ranks, one of models, lines on what travels and what a promise needs."""
     yield from (f"warning: {line}" for line in plan.warnings)
     yield _rank_table(plan)
     yield _role_table(plan)
@@ -95,6 +96,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
             f"An epoch of Step 2 with R empty takes about {plan.epoch_seconds:.0f} s at the speed "
             f"measured here on {plan.measured_on}, if ranks do not slow each other down."
         )
+    yield promise_line()
 
 
 def _rank_table(plan: Plan) -> Table:

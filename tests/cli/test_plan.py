@@ -336,3 +336,16 @@ def test_bytes_between_nodes_by_hand(nodes: str, placement: Placement, expected:
         for role in ROLES
     }
     assert bytes_between_nodes(rows, placement, roles, 1000) == expected
+
+
+def test_it_says_what_a_promise_asks_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--config", str(Path(__file__).parents[2] / "configs" / "digits.yaml")]
+    assert cli.main(["plan", *settings, "--output_dir", str(tmp_path)]) == 0
+    needed = [
+        *("--min_precision 0.90: 29", "--min_precision 0.95: 59", "--min_precision 0.98: 149"),
+        *("--max_error 0.05: 59", "--max_error 0.01: 299"),
+    ]
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"if none of these is labeled wrongly: {', '.join(needed)}." in out

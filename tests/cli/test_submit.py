@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from conftest import FinishedRun
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config.parsing import parse_config
@@ -143,3 +144,68 @@ def test_a_machine_without_slurm(
     assert cli.main(["submit", *SETTINGS, "--output_dir", str(tmp_path / "run")]) == 2
     assert "submit: sbatch: is not found on this machine" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_has_the_ranks_of_a_training_and_goes_on_where_it_is_there(
+    sbatch: Path, tmp_path: Path
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    words = ["--seeds", "0", "1", "--arms", "vote", "--nodes", "2", "--ranks-per-node", "1"]
+    words = ["submit", "reproduce", *words, *SETTINGS, "--output_dir", str(study)]
+    assert cli.main(words) == 0
+    notes = sbatch.read_text()
+    assert "COTRAIN_COMMAND=reproduce" in notes
+    assert "COTRAIN_RANKS_PER_NODE=1" in notes
+    (line,) = [line for line in notes.splitlines() if line.startswith("--nodes 2")]
+    script, *arguments = line[line.index(" /") + 1 :].split()
+    assert Path(script).name == "train.sbatch"
+    assert arguments == [
+        *(str(study), "--config", f"{study}.yaml", "--seeds", "0", "1", "--arms", "vote")
+    ]
+    assert parse_config(["--config", f"{study}.yaml"], "train").output_dir == str(study)
+
+
+def test_labels_and_report_of_a_run_are_one_process_with_their_own_words(
+    sbatch: Path, finished_run: FinishedRun, tmp_path: Path
+) -> None:
+    run = str(finished_run.path)
+    for name, file in (("labels", "pool.csv"), ("report", "report.html")):
+        words = [run, "--output", str(tmp_path / file), "--device", "cpu"]
+        assert cli.main(["submit", name, *words, "--gpus-per-node", "1", "--time", "9"]) == 0
+        line = sbatch.read_text().splitlines()[-1]
+        assert line.startswith(f"--nodes 1 --time 9 --job-name cotrain-{file} --gpus-per-node 1 ")
+        assert line.endswith(" ".join(["/launch/slurm/command.sbatch", name, *words]))
+    assert not list(tmp_path.glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "RUN"], "submit: predict: is no command that can be submitted"),
+        (["labels", "RUN", "--nodes", "2"], "--nodes: 2: labels runs as one process"),
+        (["report", "RUN", "--ranks-per-node", "2"], "--ranks-per-node: 2: report runs as one"),
+        (["labels", "RUN", "--output", "x.txt"], "--output: x.txt: must end in .csv or .jsonl"),
+        (["labels", "RUN", "--output", "x.csv", "--nods", "2"], "nods: 2: no such key"),
+        (["labels", "RUN", "--time", "1", "--time", "2"], "--time: --time: is given twice"),
+        (["report", "nowhere", "--output", "x.html"], "RUN: nowhere: is no run directory"),
+        (["reproduce", "--arms", "papr"], "--arms: papr: is no arm"),
+        (["reproduce", "--report_only"], "--report_only: (given): trains nothing"),
+    ],
+)
+def test_mistakes_in_other_commands_are_told_now(
+    words: list[str],
+    message: str,
+    sbatch: Path,
+    finished_run: FinishedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [str(finished_run.path) if word == "RUN" else word for word in words]
+    assert cli.main(["submit", *words]) == 2
+    error = capsys.readouterr().err
+    assert f"error: {message}" in error
+    assert error.count("\n") == 1
+    assert not sbatch.exists()

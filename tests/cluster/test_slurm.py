@@ -304,3 +304,28 @@ def test_submit_hands_over_what_then_runs(cluster: Cluster, tmp_path: Path) -> N
     assert ended["JobName"] == "cotrain-run"
     environment = json.loads((tmp_path / "run" / "environment.json").read_text())
     assert [rank["node"] for rank in environment["ranks"]] == ["node1", "node2"]
+
+
+def test_submit_hands_over_a_study_and_the_labels_of_its_run(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    program = (sys.executable, "-m", "cotrain_dist", "submit")
+    words = ["reproduce", "--arms", "none-own", *SETTINGS[:-1], "2", "--output_dir", "study"]
+    run = "study/seed-0/none-own"
+    for command, name in (
+        ([*words, "--nodes", "2"], "cotrain-study"),
+        (["labels", run, "--output", "pool.csv"], "cotrain-pool.csv"),
+        (["report", run, "--output", "run.html"], "cotrain-run.html"),
+    ):
+        own = ["--time", "10", "--sbatch", "--export ALL"]
+        done = cluster.call(*program, *command, *own, environ=ENVIRON, cwd=tmp_path, seconds=120)
+        assert done.returncode == 0, done.stderr
+        job = done.stdout.split()[-1]
+        (ended,) = cluster.wait(job, 300)
+        assert ended["JobState"] == "COMPLETED", log_of(tmp_path, job)
+        assert ended["JobName"] == name
+    environment = json.loads((tmp_path / run / "environment.json").read_text())
+    assert [rank["node"] for rank in environment["ranks"]] == ["node1", "node2"]
+    assert (tmp_path / "study" / "report.md").is_file()
+    assert (tmp_path / "pool.csv").stat().st_size > 0
+    assert (tmp_path / "run.html").stat().st_size > 0

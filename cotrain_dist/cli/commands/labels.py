@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
+from cotrain_dist.config import Config
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.places import check_output_early, check_output_file
 from cotrain_dist.errors import UserError
@@ -27,13 +28,8 @@ FORMATS = ("imagefolder", "datasets")
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
-    own, settings = _parser().parse_with_settings(arguments)
-    _check_promise(own)
-    format_ = _format_of(own)
-    config = config_of_run(own.run, settings, PROG)
-    files = [(own.rest, (".csv",)), (own.output, (own.output.suffix,) if format_ else ENDINGS)]
-    for file, endings in files:
-        check_output_early(file, endings, replaces=False)
+    own, config = checked(arguments)
+    format_, files = _format_of(own), _files(own)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
@@ -98,6 +94,23 @@ def _format_of(own: argparse.Namespace) -> str | None:
         raise UserError("--format", own.format, rule, "leave it out, or name a folder")
     own_format: str = own.format
     return own_format
+
+
+def checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
+    """The options and the run's settings. Raises UserError for what would end the command."""
+    own, settings = _parser().parse_with_settings(arguments)
+    _check_promise(own)
+    _format_of(own)  # a mistake there is told before the run is read
+    config = config_of_run(own.run, settings, PROG)
+    for file, endings in _files(own):
+        check_output_early(file, endings, replaces=False)
+    return own, config
+
+
+def _files(own: argparse.Namespace) -> list[tuple[Path | None, tuple[str, ...]]]:
+    """What is written, with the endings that it may have; a folder may have any."""
+    endings = (own.output.suffix,) if _format_of(own) else ENDINGS
+    return [(own.rest, (".csv",)), (own.output, endings)]
 
 
 def _check_promise(own: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
 """`cotrain-dist report RUN...`: one HTML file that shows what became of runs."""
 
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from cotrain_dist.cli.arguments import Arguments, before_torch
+from cotrain_dist.config import Config
 from cotrain_dist.config.of_run import config_of_run
 from cotrain_dist.config.places import check_output_early, check_output_file
 from cotrain_dist.errors import UserError
@@ -19,17 +21,7 @@ MOST_IMAGES = 100
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
-    own, settings = _parser().parse_with_settings(arguments)
-    if own.images < 0:
-        raise UserError("--images", own.images, "must not be negative", "0 shows no images")
-    if own.images > MOST_IMAGES:
-        rule = f"would make a page of more than 5 MB; {MOST_IMAGES} is the most"
-        raise UserError("--images", own.images, rule, "annotate RUN --each N shows any number")
-    if len({path.resolve() for path in own.runs}) < len(own.runs):
-        raise UserError("RUN", own.runs[-1], "is named twice", "name each run once")
-    # Of each: a run that is none is to be told before the models of another are asked.
-    configs = [config_of_run(path, settings, PROG) for path in own.runs]
-    check_output_early(own.output, ENDINGS, replaces=True)
+    own, configs = checked(arguments)
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
@@ -53,6 +45,22 @@ def run(arguments: Sequence[str]) -> int:
         write_text(own.output, page_of(stories, seen))
         build_console().print(f"{own.output}: open it in a browser")
     return 0
+
+
+def checked(arguments: Sequence[str]) -> tuple[Namespace, list[Config]]:
+    """The options and each run's settings. Raises UserError for what would end the command."""
+    own, settings = _parser().parse_with_settings(arguments)
+    if own.images < 0:
+        raise UserError("--images", own.images, "must not be negative", "0 shows no images")
+    if own.images > MOST_IMAGES:
+        rule = f"would make a page of more than 5 MB; {MOST_IMAGES} is the most"
+        raise UserError("--images", own.images, rule, "annotate RUN --each N shows any number")
+    if len({path.resolve() for path in own.runs}) < len(own.runs):
+        raise UserError("RUN", own.runs[-1], "is named twice", "name each run once")
+    # Of each: a run that is none is to be told before the models of another are asked.
+    configs = [config_of_run(path, settings, PROG) for path in own.runs]
+    check_output_early(own.output, ENDINGS, replaces=True)
+    return own, configs
 
 
 def _parser() -> Arguments:

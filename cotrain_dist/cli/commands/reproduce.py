@@ -15,15 +15,15 @@ from cotrain_dist.study.checks import check_label_study, check_settings, check_s
 
 USAGE = "reproduce [--seeds N ...] [--arms NAME ...] [--config FILE] ..."
 PROG = "cotrain-dist reproduce"
+LISTS = ("seeds", "arms", "labels_by", "num_labels")
+"""Options of several values, as keys of what `checked` returns."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Collective under a launcher."""
-    own, settings = _parser().parse_with_settings(arguments)
+    own, config = checked(arguments)
     arms = [ALIASES.get(name, name) for name in own.arms or ()]
-    config = parse_config(settings, PROG)
     seeds = own.seeds or [config.seed]
-    _check(own, config, seeds)
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
     from cotrain_dist.runtime.stop import end_on_signal
@@ -48,6 +48,14 @@ def run(arguments: Sequence[str]) -> int:
         else:
             reproduce(config, seeds, arms or list(BY_NAME), rt)
     return 0
+
+
+def checked(arguments: Sequence[str]) -> tuple[Namespace, Config]:
+    """The options and settings. Raises UserError for what no study can be made of."""
+    own, settings = _parser().parse_with_settings(arguments)
+    config = parse_config(settings, PROG)
+    _check(own, config, own.seeds or [config.seed])
+    return own, config
 
 
 def _check(own: Namespace, config: Config, seeds: Sequence[int]) -> None:
