@@ -50,7 +50,7 @@ LEAST: dict[str, float] = {
             *("pretrain.warmup_epochs", "cotrain.warmup_epochs", "cotrain.final_epochs"),
             *("train.pseudo_ramp_epochs", "train.weight_decay", "model_a.weight_decay"),
             *("model_b.weight_decay", "train.mixup", "train.cutmix", "consistency.fairness"),
-            *("pretrain.min_learning_rate", "cotrain.min_learning_rate"),
+            *("pretrain.min_learning_rate", "cotrain.min_learning_rate", "data.audit_images"),
         ),
         0,
     ),

@@ -64,6 +64,10 @@ class DataConfig:
     # The paper has no V. Without one, T chooses models/best, and the run says so.
     validation_fraction: float = 0.0
     """Fraction of each class that goes to V, taken from the fraction of U; 0 draws no V."""
+    audit_images: int = 0
+    """Images of U that are drawn at random before the training, and marked: they are learned like
+    all of U, and their true labels are kept for the promise of `labels` alone. `plan` says how many
+    a promise needs."""
     on_bad_image: Literal["error", "skip"] = "error"
     """All images are read once before a training. What cannot be used as one ends it: `error`; with
     `skip` the run lists it in bad_images.jsonl and goes on without it, as if it were not there."""
@@ -150,6 +154,10 @@ class DataConfig:
                 self.validation_fraction,
                 "must be at least 0 and below 1",
                 "0 draws no V",
+            )
+        if self.audit_images < 0:
+            raise UserError(
+                "data.audit_images", self.audit_images, "must not be negative", "0 marks none"
             )
         # A T from data.test and numbers of images are no fractions: the draw checks them by class.
         fills_pool = bool(self.unlabeled) or self.source == "csv"

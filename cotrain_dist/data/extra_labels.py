@@ -23,9 +23,9 @@ def add_labels(table: SplitTable, config: DataConfig) -> SplitTable:
     """The table with the labels of `data.extra_labels`, whose images leave U for L_A and L_B.
 
     They go to the two in turn, in the order of the file, to the smaller one first; T and V stay as
-    they are. Rows without a label, and labels that the table has already, change nothing. Raises
-    UserError for a label that is no class, a path that is no image of U, and for two labels of one
-    image.
+    they are, and no image is marked any more. Rows without a label, and labels that the table has
+    already, change nothing. Raises UserError for a label that is no class, a path that is no image
+    of U or a marked one, and for two labels of one image.
     """
     places = _places(table)
     given = _read_labels(config, places, table.class_names)
@@ -114,6 +114,14 @@ def _sample_of(
             path,
             f"is in {Split(int(table.splits[sample_id])).name}, of which nothing is learned",
             f"remove the row from {config.extra_labels}",
+        )
+    if config.audit_images and table.is_audit is not None and table.is_audit[sample_id]:
+        raise UserError(
+            KEY,
+            path,
+            "is marked for the audit of the run's labels, so it is not learned",
+            f"remove the row from {config.extra_labels}, or give --data.audit_images 0: then "
+            "nothing is promised by it",
         )
     return sample_id
 

@@ -20,7 +20,7 @@ from cotrain_dist.data.bad_images import in_order, require_kept
 from cotrain_dist.data.copies import leave_out_copies
 from cotrain_dist.data.sources.listing import TEST, UNKNOWN, UNLABELED, BadImage, Listing
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Fractions, Split, draw_splits
+from cotrain_dist.method.splits import Fractions, Split, draw_marked, draw_splits
 from cotrain_dist.store.mapped import BATCH_ROWS, Column, share
 from cotrain_dist.store.run_directory import splits_file
 from cotrain_dist.types import Role, TrainingSet
@@ -28,6 +28,8 @@ from cotrain_dist.types import Role, TrainingSet
 BAD_IMAGES = b"bad_images"
 """Key of the schema's metadata where some images are of no use."""
 COLUMNS = ("source", "path", "class", "split", "size", "sha256")
+AUDIT_COLUMN = "is_audit"
+"""Missing where no image is marked."""
 EARLIER_COLUMN = "group"
 """What the column `split` was called in runs of version 0.1."""
 CHUNK_ROWS = 1_000_000
@@ -41,6 +43,8 @@ class SplitTable:
     listing: Listing
     splits: Tensor
     """[N] int64 of `Split` values."""
+    is_audit: Tensor | None = None
+    """[N] bool: images of U whose labels are kept for the promise of `labels`; None without any."""
 
     @property
     def class_ids(self) -> Tensor:
@@ -55,6 +59,12 @@ class SplitTable:
     def sample_ids(self, split: Split) -> Tensor:
         """The ids of a split, [n] int64 in ascending order."""
         return (self.splits == split).nonzero().flatten()
+
+    @property
+    def unmarked_pool_ids(self) -> Tensor:
+        """Those of U whose labels may be asked for and learned, [n] int64 in ascending order."""
+        ids = self.sample_ids(Split.U)
+        return ids if self.is_audit is None else ids[~self.is_audit[ids]]
 
     @property
     def usable_ids(self) -> Tensor | None:
@@ -88,6 +98,8 @@ class SplitTable:
             "size": _number_column(listing.sizes[rows]),
             "sha256": _text_column(listing.digests[rows]),
         }
+        if self.is_audit is not None:
+            columns[AUDIT_COLUMN] = _flag_column(self.is_audit[rows])
         about = {b"class_names": json.dumps(names)}
         if listing.bad:
             about[BAD_IMAGES] = json.dumps([one.to_json() for one in listing.bad])
@@ -131,6 +143,11 @@ def _number_column(values: Sequence[int]) -> pa.Array:
     return pa.Array.from_buffers(pa.int64(), len(values), buffers)
 
 
+def _flag_column(values: Tensor) -> pa.Array:
+    packed = np.packbits(values.numpy(), bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(packed)])
+
+
 def fractions_of(config: DataConfig, *, has_unlabeled: bool) -> Fractions:
     """The configured fractions of a class; has_unlabeled: whether other images fill U."""
     return Fractions(
@@ -165,8 +182,20 @@ def draw_split_table(listing: Listing, config: DataConfig, seed: int) -> SplitTa
     return SplitTable(listing, leave_out_copies(listing, splits))
 
 
+def mark_audit(table: SplitTable, num_images: int, seed: int) -> SplitTable:
+    """The splits with so many images of U marked, whatever was marked before.
+
+    Raises UserError where U is too small.
+    """
+    if not num_images:
+        return replace(table, is_audit=None)
+    is_audit = torch.zeros(len(table.splits), dtype=torch.bool)
+    is_audit[draw_marked(table.sample_ids(Split.U), num_images, seed)] = True
+    return replace(table, is_audit=is_audit)
+
+
 def without_bad(table: SplitTable, bad: Sequence[BadImage]) -> SplitTable:
-    """Splits as they are, with OUT for images of no use.
+    """Splits as they are, with OUT for images of no use, and no image marked.
 
     Raises UserError where that leaves a class without images in a split.
     """
@@ -229,8 +258,11 @@ def parse_split_table(content: bytes) -> SplitTable:
         digests=Column(rows["sha256"]),
         bad=_bad_images_in(file.schema_arrow.metadata),
     )
-    values = torch.tensor([split.value for split in Split])
-    return SplitTable(listing, values[splits])
+    values, is_audit = torch.tensor([split.value for split in Split]), None
+    if AUDIT_COLUMN in file.schema_arrow.names:
+        flags = _column(file, AUDIT_COLUMN).cast(pa.string())
+        is_audit = _places_in(["false", "true"], flags).bool()
+    return SplitTable(listing, values[splits], is_audit)
 
 
 def _bad_images_in(metadata: Mapping[bytes, bytes]) -> tuple[BadImage, ...]:

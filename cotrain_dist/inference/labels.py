@@ -1,13 +1,15 @@
 """`labels`: what a run says of all of U, and which of these labels an audit lets one keep.
 
-An audit is drawn by `queue RUN --audit N`: the next N images of one order of U, which is keyed by
+An audit is what was marked before the training (`data.audit_images`), whose labels the source may
+know, and what `queue RUN --audit N` lists: the next N images of one order of U, which is keyed by
 the run's own name, so that it is uniform however often more are asked for. `audit.json` in the run
-directory says how far it has come.
+directory says how many were listed for a person.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from cotrain_dist.config import Config
 from cotrain_dist.data.sources.files import folders_of, read_rows
+from cotrain_dist.data.sources.listing import UNKNOWN
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference.certainty import Estimated, estimate_certainty
@@ -46,8 +49,9 @@ from cotrain_dist.types import PoolLabel
 class Promise:
     """What is to hold of the labels that are kept, in all but `delta` of the draws of an audit."""
 
-    audit: Path
-    """The answers: a table as `queue` wrote it, with the labels filled in."""
+    audit: Path | None
+    """The answers: a table as `queue` wrote it, with the labels filled in. None where the source
+    knows the labels of the marked images."""
     min_precision: float | None
     """Least share of the kept labels that is right."""
     max_error: float | None
@@ -201,35 +205,35 @@ def read_audit(promise: Promise, table: SplitTable, ctx: RunContext) -> tuple[Te
     """The audited images: their places in U, [m] int64, and their classes, [m] int64.
 
     Those of the draw up to the first that has no answer: who answers some of them alone may have
-    chosen the easy ones. A class of -1 is an answer that names none. Raises UserError for answers
-    that are no audit of this run.
+    chosen the easy ones. A class of -1 is an answer that names none. For marked images the source
+    answers, where it knows the label. Raises UserError for answers that are no audit of this run.
     """
-    drawn = audit_order(table, ctx.store)[: num_drawn(ctx.store)]
+    draw, least = draw_of(table, ctx.store), least_audit(promise.right, promise.delta)
+    drawn, given = draw.order[: draw.num_drawn], promise.audit or "(none)"
     if not len(drawn):
         raise UserError(
             "--audit",
-            promise.audit,
+            given,
             "no image of this run's U was drawn for an audit, and no other labels will do",
-            f"queue RUN --audit {least_audit(promise.right, promise.delta)} --output FILE.csv "
-            "draws some; label them, and give the file",
+            f"queue RUN --audit {least} --output FILE.csv draws some; label them, and give the "
+            "file",
         )
-    answers = _answers(promise.audit, table, ctx.config)
-    pool_ids, classes = table.sample_ids(Split.U), []
-    for place in drawn.tolist():
-        path = table.listing.paths[int(pool_ids[place])]
-        if path not in answers:
-            break
-        classes.append(answers[path])
-    least = least_audit(promise.right, promise.delta)
+    answers = _answers(promise.audit, table, ctx.config) if promise.audit else {}
+    ids = table.sample_ids(Split.U)[drawn].tolist()
+    found = [
+        answers.get(table.listing.paths[sample_id]) if asks else int(table.class_ids[sample_id])
+        for sample_id, asks in zip(ids, draw.needs_person.tolist(), strict=False)
+    ]
+    classes = list(takewhile(lambda own: own is not None, found))
     if len(classes) < least:
-        more = max(0, least - len(drawn))
-        draw = f"; queue RUN --audit {more} draws those that are lacking" if more else ""
+        more = draw.num_unlisted + max(0, least - len(drawn))
+        listed = f"; queue RUN --audit {more} lists those that are lacking" if more else ""
         raise UserError(
             "--audit",
-            promise.audit,
+            given,
             f"{len(classes)} of the {len(drawn)} images drawn are answered in their order, and "
-            f"{least} are needed",
-            f"answer all of the draw ({CANNOT_TELL} where nobody can tell){draw}",
+            f"{least} are needed; {found.count(None)} have no answer",
+            f"answer all of the draw ({CANNOT_TELL} where nobody can tell){listed}",
         )
     return drawn[: len(classes)], torch.tensor(classes)
 
@@ -257,14 +261,44 @@ def _answers(file: Path, table: SplitTable, config: Config) -> dict[str, int]:
     return found
 
 
-def audit_order(table: SplitTable, store: RunDirectory) -> Tensor:
-    """All of U in the order in which it is audited: [n] int64, places in U."""
-    num = len(table.sample_ids(Split.U))
-    return torch.randperm(num, generator=keyed_generator("audit", store.run_id, table.digest))
+@dataclass(frozen=True)
+class Draw:
+    """The audit of a run, as far as it has come."""
+
+    order: Tensor
+    """[n] int64, places in U: the marked ones, then the others, both as they are drawn."""
+    needs_person: Tensor
+    """[n] bool in that order: all but marked images whose label the source knows."""
+    num_marked: int
+    num_asked: int
+    """Images that were listed for a person so far."""
+
+    @property
+    def num_drawn(self) -> int:
+        """How much of the order is audited."""
+        asked = self.needs_person.nonzero().flatten()[: self.num_asked]
+        return max(self.num_marked, int(asked[-1]) + 1 if len(asked) else 0)
+
+    @property
+    def num_unlisted(self) -> int:
+        """Marked images that need a person and were not listed for one."""
+        return max(0, int(self.needs_person[: self.num_marked].sum()) - self.num_asked)
 
 
-def num_drawn(store: RunDirectory) -> int:
-    """Images that were drawn for audits of this run so far."""
+def draw_of(table: SplitTable, store: RunDirectory) -> Draw:
+    """The audit of a run: keyed by its name, so that it is one draw however often more is asked."""
+    ids = table.sample_ids(Split.U)
+    order = torch.randperm(len(ids), generator=keyed_generator("audit", store.run_id, table.digest))
+    num_marked, needs_person = 0, torch.ones(len(ids), dtype=torch.bool)
+    if table.is_audit is not None:
+        # Both parts as drawn: not by what is known, which would be a choice.
+        order = order[(~table.is_audit[ids[order]]).int().argsort(stable=True)]
+        num_marked = int(table.is_audit.sum())
+        needs_person[:num_marked] = table.class_ids[ids[order[:num_marked]]] == UNKNOWN
+    return Draw(order, needs_person, num_marked, _num_asked(store))
+
+
+def _num_asked(store: RunDirectory) -> int:
     if not (store.path / AUDIT_FILE).is_file():
         return 0
     return int(store.read_json(AUDIT_FILE)["num_drawn"])
@@ -275,13 +309,13 @@ def draw_audit(config: Config, num: int, file: Path) -> Asked:
     store = RunDirectory(Path(config.output_dir))
     table = load_split_table(store.path)
     require_own_names(table)
-    order, before = audit_order(table, store), num_drawn(store)
-    left = len(order) - before
+    draw = draw_of(table, store)
+    askable, before = draw.order[draw.needs_person], draw.num_asked
+    left = len(askable) - before
     if num > left:
         way_out = f"ask for {left} or fewer" if left else "all of U is drawn"
         raise UserError("--audit", num, f"{left} image(s) of U were not drawn yet", way_out)
-    pool_ids = table.sample_ids(Split.U)
-    drawn = pool_ids[order[before : before + num]].tolist()
+    drawn = table.sample_ids(Split.U)[askable[before : before + num]].tolist()
     asked = Asked([table.listing.paths[i] for i in drawn], left)
     write_queue(asked, config, file)
     # Only now: of a draw that reached no file nothing is lost, and the same images come again.

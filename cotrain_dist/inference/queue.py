@@ -124,13 +124,16 @@ def _tell_bad(
 
 
 def queue_of_run(config: Config, query: Query, rt: Runtime) -> Asked:
-    """Of a run's U, by its saved models; `config.output_dir` is the run. Collective."""
+    """Of a run's U but for marked images, by its saved models; `config.output_dir` is the run.
+
+    Collective over all ranks.
+    """
     ctx, table = together(lambda: open_run(config, rt), rt.control)
     classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
     pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
     labeled = torch.cat([table.sample_ids(Split.L_A), table.sample_ids(Split.L_B)])
     images = Images(table, pixels)
-    return _ask(_Opened(classifiers, images, table.sample_ids(Split.U), labeled, ctx), query)
+    return _ask(_Opened(classifiers, images, table.unmarked_pool_ids, labeled, ctx), query)
 
 
 def _ask(opened: _Opened, query: Query) -> Asked:

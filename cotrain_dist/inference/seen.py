@@ -103,7 +103,7 @@ def _tiles(
 ) -> list[Tile]:
     """Collective over all ranks: of each kind `num`; on the lead rank alone, which shows them."""
     table = images.table
-    pool_ids = table.sample_ids(Split.U)
+    pool_ids = table.unmarked_pool_ids  # what a person says of these may be learned
     if not len(pool_ids) or not num:
         return []
     probs = gather_probs(classifiers, pool_ids, images, ctx)

@@ -1,5 +1,6 @@
 """The splits T, V, L_A, L_B and U, drawn per class from one seed (the paper's data groups)."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -85,6 +86,26 @@ def draw_splits(
             "data.labeled_fraction and data.validation_fraction",
         )
     return splits
+
+
+def draw_marked(pool_ids: Tensor, num_images: int, seed: int) -> Tensor:
+    """The images of U whose labels are kept for an audit: a uniform draw, [num_images] int64.
+
+    pool_ids: [n] int64, all of U. A larger draw from one U holds every smaller one. Raises
+    UserError where U is smaller than that.
+    """
+    if num_images > len(pool_ids):
+        raise UserError(
+            "data.audit_images",
+            num_images,
+            f"is drawn from U, which has {len(pool_ids)} images",
+            "mark fewer, or add images without labels",
+        )
+    # Keyed by U itself: what is labeled after a draw is chosen, and never marked, so those marked
+    # then are no uniform draw from what is left.
+    members = hashlib.sha256(pool_ids.numpy().tobytes()).hexdigest()
+    order = torch.randperm(len(pool_ids), generator=keyed_generator(seed, "audit", members))
+    return pool_ids[order[:num_images]]
 
 
 def labeled_limits(class_sizes: Sequence[int], fractions: Fractions) -> tuple[float, float]:

@@ -108,6 +108,7 @@ def make_plan(
         between_nodes_bytes=bytes_between_nodes(rows, placement, roles, gathered),
         epoch_seconds=seconds_per_epoch(roles, placement, config, table) if measured_on else None,
         measured_on=measured_on,
+        num_marked=config.data.audit_images,
         warnings=(
             *describe_skipped(config.data),
             *describe_bad(table.listing),

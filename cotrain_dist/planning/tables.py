@@ -68,6 +68,8 @@ class Plan:
     """Of such an epoch; None unless measured."""
     measured_on: str | None = None
     """The kind of device that it was measured on."""
+    num_marked: int = 0
+    """Images of U whose labels are kept for an audit."""
     warnings: tuple[str, ...] = ()
     """Lines about images, models and batches."""
 
@@ -96,7 +98,7 @@ def plan_tables(plan: Plan) -> Iterator[Table | str]:
             f"An epoch of Step 2 with R empty takes about {plan.epoch_seconds:.0f} s at the speed "
             f"measured here on {plan.measured_on}, if ranks do not slow each other down."
         )
-    yield promise_line()
+    yield promise_line(plan.num_marked)
 
 
 def _rank_table(plan: Plan) -> Table:

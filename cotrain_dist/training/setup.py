@@ -16,6 +16,7 @@ from cotrain_dist.data.splits import (
     SplitTable,
     draw_split_table,
     load_split_table,
+    mark_audit,
     parse_split_table,
     without_bad,
 )
@@ -177,21 +178,25 @@ class Drawing:
     def without(self, bad: tuple[BadImage, ...]) -> SplitTable:
         """The splits as if the bad images were not there; of another run, without them."""
         if self._listing is None:
-            return without_bad(split_table_of(self._config), bad)
+            table = without_bad(split_table_of(self._config), bad)
+            return mark_audit(table, self._config.data.audit_images, self._config.seed)
         return split_table_of(self._config, replace(self._listing, bad=bad))
 
 
 def split_table_of(config: Config, listing: Listing | None = None) -> SplitTable:
     """The splits that a new run would have: those of another one, or drawn; then further labels.
 
-    listing: of the images, where they were listed already.
+    Last, the audit is marked in the U that is left. listing: of the images, where they were listed
+    already.
     """
     if config.data.splits_from:
         table = load_split_table(Path(config.data.splits_from))
     else:
         listing = listing or list_images(config.data)
         table = draw_split_table(listing, config.data, config.seed)
-    return add_labels(table, config.data) if config.data.extra_labels else table
+    if config.data.extra_labels:
+        table = add_labels(table, config.data)
+    return mark_audit(table, config.data.audit_images, config.seed)
 
 
 def check_table(table: SplitTable, config: Config, placement: Placement) -> None:

@@ -338,14 +338,23 @@ def test_bytes_between_nodes_by_hand(nodes: str, placement: Placement, expected:
     assert bytes_between_nodes(rows, placement, roles, 1000) == expected
 
 
+@pytest.mark.parametrize(
+    ("num", "said"),
+    [
+        (0, "0 may suffice for none of these; queue RUN --audit N draws more."),
+        (59, "59 may suffice for --min_precision 0.90, --min_precision 0.95, --max_error 0.05;"),
+    ],
+)
 def test_it_says_what_a_promise_asks_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    num: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["--config", str(Path(__file__).parents[2] / "configs" / "digits.yaml")]
-    assert cli.main(["plan", *settings, "--output_dir", str(tmp_path)]) == 0
+    words = ["plan", *settings, "--output_dir", str(tmp_path), "--data.audit_images", str(num)]
+    assert cli.main(words) == 0
     needed = [
         *("--min_precision 0.90: 29", "--min_precision 0.95: 59", "--min_precision 0.98: 149"),
         *("--max_error 0.05: 59", "--max_error 0.01: 299"),
     ]
     out = " ".join(capsys.readouterr().out.split())
     assert f"if none of these is labeled wrongly: {', '.join(needed)}." in out
+    assert f"data.audit_images {said}" in out

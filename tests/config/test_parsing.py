@@ -48,6 +48,7 @@ RULES = [
     ("--data.cache_gb 0", "data.cache_gb", ": 0.0: must be above 0"),
     ("--data.test_fraction 1", "data.test_fraction", ": 1.0: must lie between"),
     ("--data.labeled_fraction=0", "data.labeled_fraction", ": 0.0: must lie between"),
+    ("--data.audit_images -1", "data.audit_images", ": -1: must not be negative"),
     ("--data.test_per_class 0", "data.test_per_class", ": 0: must be at least 1"),
     ("--data.labeled_per_class 0", "data.labeled_per_class", ": 0: must be at least 1"),
     ("--data.validation_fraction -0.1", "data.validation_fraction", ": -0.1: must be at least 0"),

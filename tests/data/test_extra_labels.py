@@ -1,6 +1,7 @@
 """Labels that come after the draw: which split they go to, and which rows are mistakes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,21 @@ def test_labels_leave_the_pool_in_turn(table: SplitTable, tmp_path: Path) -> Non
     labels = [after.class_ids[i].item() for i in (8, 6, 7, 5, 9)]
     assert labels == [0, 1, -1, 1, 0]
     assert table.class_ids[8] == -1  # the table before is another one
+
+
+def test_a_marked_image_is_not_learned_unless_the_audit_is_given_up(
+    table: SplitTable, tmp_path: Path
+) -> None:
+    is_audit = torch.tensor([row[1] == "1.png" and row[3] == Split.U for row in ROWS])
+    marked = replace(table, is_audit=is_audit)
+    config = replace(settings(tmp_path, "1.png,dog"), audit_images=1)
+    with pytest.raises(UserError, match=r"1.png: is marked .*more.csv, or give --data"):
+        add_labels(marked, config)
+    after = add_labels(marked, replace(config, audit_images=0))
+    assert after.splits[6] == Split.L_B
+    assert after.is_audit is None
+    other = add_labels(marked, replace(settings(tmp_path, "2.png,dog"), audit_images=1))
+    assert other.is_audit is None
 
 
 def test_of_two_files_of_one_name_the_unlabeled_one_is_meant(

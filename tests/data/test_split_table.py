@@ -16,6 +16,7 @@ from cotrain_dist.data.splits import (
     SplitTable,
     draw_split_table,
     load_split_table,
+    mark_audit,
     parse_split_table,
 )
 from cotrain_dist.errors import UserError
@@ -126,6 +127,23 @@ def test_groups_are_drawn_by_the_configured_fractions() -> None:
         assert counts.tolist() == [7, num_v, 2, 2, num_images - 11 - num_v]
     assert table.digest == draw_split_table(listing, config, seed=1).digest
     assert table.digest != draw_split_table(listing, config, seed=2).digest
+
+
+def test_marks_are_a_column_and_part_of_the_digest() -> None:
+    table = replace(TABLE, splits=torch.tensor([4, 0, 4, 2, 4]))
+    marked = mark_audit(table, 2, seed=0)
+    assert marked.is_audit is not None
+    content = marked.to_parquet()
+    shown = pq.read_table(pa.BufferReader(content)).column("is_audit").to_pylist()
+    assert shown == marked.is_audit.tolist()
+    found = parse_split_table(content)
+    assert found.is_audit is not None
+    assert torch.equal(found.is_audit, marked.is_audit)
+    assert found.digest == marked.digest != table.digest
+    assert sorted([*found.unmarked_pool_ids.tolist(), *found.is_audit.nonzero().flatten()]) == [
+        *(0, 2, 4)
+    ]
+    assert mark_audit(marked, 0, seed=0).to_parquet() == table.to_parquet()
 
 
 @pytest.mark.parametrize("by_directory", [True, False])

@@ -15,6 +15,7 @@ from cotrain_dist.method.audit import (
     least_audit,
     num_more_needed,
 )
+from cotrain_dist.method.splits import draw_marked
 
 DELTA = 0.05
 NUM_DRAWS = 200
@@ -55,6 +56,26 @@ def test_the_precision_is_kept_in_all_but_delta_of_the_draws(
     # As many as chance alone would make exceed the level in one of 10,000 such tests.
     assert broken["promise"] <= binom.ppf(1 - 1e-4, NUM_DRAWS, DELTA)
     assert broken["naive"] > 0.3 * NUM_DRAWS
+
+
+@pytest.mark.parametrize("right", [0.90, 0.95])
+def test_images_that_were_marked_before_the_training_keep_it_too(right: float) -> None:
+    """The models have learned some wrong labels of U: they say those again with more confidence."""
+    certainties, is_right = pool(0.7, seed=2)
+    learned = torch.rand(2000, generator=torch.Generator().manual_seed(3)) < 0.5
+    certainties = torch.where(learned, 0.5 + certainties / 2, certainties)
+    num_broken = {"precision": 0, "error": 0}
+    for seed in range(NUM_DRAWS):
+        ids = draw_marked(torch.arange(2000), 200, seed)
+        cuts = {
+            "precision": cut_for_precision(certainties[ids], is_right[ids], right, DELTA),
+            "error": cut_for_error(certainties, certainties[ids], is_right[ids], 1 - right, DELTA),
+        }
+        for name, cut in cuts.items():
+            kept = is_right[certainties > (math.inf if cut is None else cut.above)]
+            num_wrong = int((~kept).sum())
+            num_broken[name] += num_wrong > (1 - right) * (2000 if name == "error" else len(kept))
+    assert max(num_broken.values()) <= binom.ppf(1 - 1e-4, NUM_DRAWS, DELTA)
 
 
 @pytest.mark.parametrize(("least", "max_error"), [(0.3, 0.05), (0.85, 0.05), (0.3, 0.2)])

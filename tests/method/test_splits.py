@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cotrain_dist.errors import UserError
-from cotrain_dist.method.splits import Fractions, Split, draw_splits, labeled_limits
+from cotrain_dist.method.splits import Fractions, Split, draw_marked, draw_splits, labeled_limits
 
 SIZES = {"cat": 20, "dog": 10, "eel": 50}
 
@@ -168,3 +168,25 @@ def test_classes_too_small_for_any_labeled_fraction() -> None:
     fractions = Fractions(test=1, validation=0, labeled=0.5)
     with pytest.raises(UserError, match=r"data\.root: 3 images in the smallest class: no labeled"):
         labeled_limits([50, 3], fractions)
+
+
+def test_marked_images_are_a_keyed_draw_from_u() -> None:
+    pool = torch.arange(3, 103)
+    drawn = [set(draw_marked(pool, num, seed=0).tolist()) for num in (0, 1, 20, 60, 100)]
+    assert list(map(len, drawn)) == [0, 1, 20, 60, 100]
+    assert all(smaller < larger for smaller, larger in pairwise(drawn))
+    assert drawn[-1] == set(pool.tolist())
+    assert set(draw_marked(pool, 20, seed=1).tolist()) != drawn[2]
+    # Who was labeled since was none of the marked: those would be too many in what is left.
+    left = pool[torch.isin(pool, torch.tensor(sorted(drawn[2]))) | (pool > 60)]
+    again = set(draw_marked(left, 20, seed=0).tolist())
+    assert 0 < len(again & drawn[2]) < 20
+    with pytest.raises(UserError, match=r"data.audit_images: 101: is drawn from U, which has 100"):
+        draw_marked(pool, 101, seed=0)
+
+
+def test_each_image_of_u_is_equally_likely_to_be_marked() -> None:
+    counts = torch.zeros(4)
+    for seed in range(1000):
+        counts[draw_marked(torch.arange(4), 1, seed)] += 1
+    assert (counts - 250).abs().max() < 60  # 4 standard deviations

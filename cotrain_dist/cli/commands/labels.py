@@ -21,6 +21,7 @@ USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet|FOLDER [--format imagefo
               [--audit ANSWERS.csv] [--min_precision P | --max_error E] [--delta D]
               [--rest FILE.csv]"""
 PROG = "cotrain-dist labels"
+PROMISES = ("min_precision", "max_error")
 ENDINGS = (".csv", ".jsonl", ".parquet")
 FORMATS = ("imagefolder", "datasets")
 """Of a folder."""
@@ -41,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     from cotrain_dist.runtime.progress import build_console
 
     promise = None
-    if own.audit is not None:
+    if own.min_precision is not None or own.max_error is not None:
         promise = Promise(own.audit, own.min_precision, own.max_error, own.delta)
     with start_runtime(config) as rt:
         for file, endings in files:
@@ -102,6 +103,7 @@ def checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     _check_promise(own)
     _format_of(own)  # a mistake there is told before the run is read
     config = config_of_run(own.run, settings, PROG)
+    _require_audit(own, config)
     for file, endings in _files(own):
         check_output_early(file, endings, replaces=False)
     return own, config
@@ -115,7 +117,7 @@ def _files(own: argparse.Namespace) -> list[tuple[Path | None, tuple[str, ...]]]
 
 def _check_promise(own: argparse.Namespace) -> None:
     """Raise UserError for options that do not go together, or are no shares."""
-    given = [name for name in ("min_precision", "max_error") if getattr(own, name) is not None]
+    given = [name for name in PROMISES if getattr(own, name) is not None]
     if len(given) == 2:
         rule = "is another promise than --max_error"
         raise UserError("--min_precision", own.min_precision, rule, "give one of the two")
@@ -123,10 +125,6 @@ def _check_promise(own: argparse.Namespace) -> None:
         value = getattr(own, name)
         if not 0.0 < value < 1.0:
             raise UserError(f"--{name}", value, "must lie between 0 and 1", "0.05, say")
-    if given and own.audit is None:
-        rule = "is promised from images that a person has audited alone"
-        way_out = "queue RUN --audit N --output FILE.csv draws them; then give --audit FILE.csv"
-        raise UserError(f"--{given[0]}", getattr(own, given[0]), rule, way_out)
     for name in ("audit", "rest"):
         if getattr(own, name) is not None and not given:
             rule = "belongs to a promise"
@@ -134,13 +132,22 @@ def _check_promise(own: argparse.Namespace) -> None:
             raise UserError(f"--{name}", getattr(own, name), rule, way_out)
 
 
+def _require_audit(own: argparse.Namespace, config: Config) -> None:
+    """Raise UserError for a promise without an audit, marked or drawn since."""
+    given = next((key for key in PROMISES if getattr(own, key) is not None), None)
+    if given is not None and own.audit is None and not config.data.audit_images:
+        rule = "is promised from images that a person has audited alone"
+        way_out = "queue RUN --audit N --output FILE.csv draws them; then give --audit FILE.csv"
+        raise UserError(f"--{given}", getattr(own, given), rule, way_out)
+
+
 def _parser() -> Arguments:
     parser = Arguments(
         PROG,
-        "Label a run's U. With an audit (queue RUN --audit N), only the labels of which at least "
-        "the share P is right are written, or those that leave at most the share E of all of U "
-        "wrong; each holds in all but the share D of the draws of an audit. "
-        "--KEY VALUE changes the device.",
+        "Label a run's U. With an audit (queue RUN --audit N, or data.audit_images of the run), "
+        "only the labels of which at least the share P is right are written, or those that leave "
+        "at most the share E of all of U wrong; each holds in all but the share D of the draws of "
+        "an audit. --KEY VALUE changes the device.",
         "runs/1 --audit answers.csv --min_precision 0.95 --output labels.csv",
     )
     parser.add_argument("run", type=Path, help="directory that train wrote")
@@ -155,7 +162,12 @@ def _parser() -> Arguments:
         help="of a folder: imagefolder, links in one folder per class (the default), or datasets, "
         "for load_from_disk",
     )
-    parser.add_argument("--audit", type=Path, help="the table of the audit, with all its answers")
+    parser.add_argument(
+        "--audit",
+        type=Path,
+        help="the table of the audit, with all its answers; not needed where the source knows "
+        "the labels of data.audit_images",
+    )
     parser.add_argument("--min_precision", type=float, help="least share of kept labels right")
     parser.add_argument("--max_error", type=float, help="largest share of U wrong and kept")
     parser.add_argument("--delta", type=float, default=0.05, help="chance to break it (0.05)")
