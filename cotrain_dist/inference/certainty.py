@@ -35,6 +35,11 @@ class Estimated:
         return found
 
 
+OF_OTHERS = Estimated(
+    None, f"{COLUMN} is empty: an estimate from the run's images says nothing of other ones"
+)
+
+
 def estimate_certainty(
     classifiers: Sequence[Classifier], images: Images, ctx: RunContext
 ) -> Estimated:

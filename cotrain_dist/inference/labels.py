@@ -20,8 +20,9 @@ from cotrain_dist.data.sources.files import folders_of, read_rows
 from cotrain_dist.data.sources.listing import UNKNOWN
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
-from cotrain_dist.inference.certainty import Estimated, estimate_certainty
+from cotrain_dist.inference.certainty import OF_OTHERS, Estimated, estimate_certainty
 from cotrain_dist.inference.evaluate import load_classifiers, open_run
+from cotrain_dist.inference.other_images import images_of_folder
 from cotrain_dist.inference.predict import BLOCK_SIZE, prediction_of
 from cotrain_dist.inference.queue import Asked, write_queue
 from cotrain_dist.keys import keyed_generator
@@ -84,6 +85,8 @@ class Labeled:
     """Of the promise; None without one."""
     estimated: Estimated
     """How often labels are right; no part of the promise."""
+    what: str = "U"
+    """Whose images these are."""
 
     def rows(self) -> Iterator[list[PoolLabel]]:
         """The labels that are kept, block by block, in the order of U."""
@@ -105,26 +108,59 @@ class Labeled:
         return [self.table.listing.paths[i] for i in left]
 
 
-def label_pool(config: Config, promise: Promise | None, rt: Runtime) -> Labeled:
-    """Collective over all ranks: both models label U; `config.output_dir` is the run.
+@dataclass(frozen=True)
+class Pool:
+    """What is to be labeled, on every rank."""
 
-    Raises UserError where the audit does not let the promise be given.
+    ctx: RunContext
+    """Of the run."""
+    images: Images
+    """Of the run, or of another folder; their U is labeled."""
+    folders: Mapping[str, Path]
+    """That each source of files starts from."""
+    what: str = "U"
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether these are the run's own images: no other ones have an audit."""
+        return self.what == "U"
+
+
+def open_pool(config: Config, folder: Path | None, rt: Runtime) -> Pool:
+    """Collective over all ranks: a run's U, or a folder's images; `config.output_dir` is the run.
+
+    Raises UserError where there is no image.
     """
     ctx, table = together(lambda: open_run(config, rt), rt.control)
-    pool_ids = table.sample_ids(Split.U)
-    together(lambda: require_pool(pool_ids), rt.control)
+    if folder is not None:
+        images, data = images_of_folder(folder, table.class_names, ctx)
+        return Pool(ctx, images, folders_of(data), what=str(folder))
+    together(lambda: require_pool(table.sample_ids(Split.U)), rt.control)
+    pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
+    return Pool(ctx, Images(table, pixels), folders_of(config.data))
+
+
+def label_pool(pool: Pool, promise: Promise | None) -> Labeled:
+    """Collective over all ranks: both models label U.
+
+    promise: none for images that are not of the run. Raises UserError where the audit does not let
+    it be given.
+    """
+    ctx, images, table = pool.ctx, pool.images, pool.images.table
+    rt, pool_ids = ctx.runtime, table.sample_ids(Split.U)
     # Before the pass over U, which may take hours.
     audit = together(
         lambda: None if promise is None else read_audit(promise, table, ctx), rt.control
     )
     classifiers = together(lambda: load_classifiers(table.class_names, ctx), rt.control)
-    pixels = together(lambda: open_pixels(config.data, table.listing, rt, ctx.reporter), rt.control)
-    images = Images(table, pixels)
     probs = gather_probs(classifiers, pool_ids, images, ctx)
-    estimated = estimate_certainty(classifiers, images, ctx)
+    estimated = OF_OTHERS
+    if pool.is_of_run:
+        estimated = estimate_certainty(classifiers, images, ctx)
     confidences, labels = probs["ensemble"].double().max(dim=1)
     if promise is None or audit is None:
-        return Labeled(table, pool_ids, probs, torch.ones_like(labels).bool(), None, estimated)
+        is_kept = torch.ones_like(labels).bool()
+        return Labeled(table, pool_ids, probs, is_kept, None, estimated, pool.what)
     places, answers = audit
     cut = together(
         lambda: find_cut(promise, confidences, places, labels[places] == answers), rt.control
@@ -132,13 +168,14 @@ def label_pool(config: Config, promise: Promise | None, rt: Runtime) -> Labeled:
     return Labeled(table, pool_ids, probs, confidences > cut.above, cut, estimated)
 
 
-def files_of_pool(config: Config, *, to_link: bool) -> dict[str, Path]:
-    """The file of each image of U that is one, by its path; `config.output_dir` is the run.
+def files_of_pool(
+    table: SplitTable, folders: Mapping[str, Path], *, to_link: bool
+) -> dict[str, Path]:
+    """The file of each image of U that is one, by its path; folders: of `Pool`.
 
     to_link: for a folder of links. Raises UserError where it could not be made: where images are no
     files, and where a class can be no folder.
     """
-    table, folders = load_split_table(Path(config.output_dir)), folders_of(config.data)
     require_own_names(table)
     if to_link:
         require_folder_names(table.class_names)

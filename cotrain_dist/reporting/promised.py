@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cotrain_dist.inference.labels import Labeled, Promise
 from cotrain_dist.method.audit import ALL
+from cotrain_dist.printable import printable
 
 
 def promise_lines(
@@ -12,12 +13,16 @@ def promise_lines(
     """The files, how much of U they hold, and what holds of it."""
     num, num_kept = len(labeled.pool_ids), int(labeled.is_kept.sum())
     share = 100.0 * num_kept / num
-    lines = [f"{output}: labels of {num_kept:,} of the {num:,} images of U ({share:.1f} %)"]
+    whose = f"of the {num:,} images of {printable(labeled.what)} ({share:.1f} %)"
+    lines = [f"{output}: labels of {num_kept:,} {whose}"]
     if rest is not None:
         lines.append(f"{rest}: the other {num - num_kept:,}, for a person")
     lines.append(labeled.estimated.line)
     if promise is None or labeled.cut is None:
-        return [*lines, "no promise is made of them: labels --help tells how to get one"]
+        how = "labels --help tells how to get one"
+        if labeled.what != "U":
+            how = "an audit is of a run's own images"
+        return [*lines, f"no promise is made of them: {how}"]
     cut = labeled.cut
     if promise.min_precision is not None:
         what = f"at least {promise.min_precision:.1%} of these labels are right"

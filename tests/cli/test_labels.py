@@ -18,6 +18,7 @@ from ranks import run_ranks, tiny_config, train_run
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config, DataConfig
 from cotrain_dist.data.sources import list_images
+from cotrain_dist.data.sources.files import folders_of
 from cotrain_dist.data.splits import SplitTable, load_split_table
 from cotrain_dist.errors import UserError
 from cotrain_dist.inference import labels
@@ -306,16 +307,50 @@ def test_no_link_has_a_name_that_is_passed_over(tmp_path: Path) -> None:
     assert names == {"0_a.png", "0.b.png", f"0__{'c' * 194}.png"}
 
 
-def test_images_that_are_no_files_are_linked_nowhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_images_are_labeled_without_a_promise(
+    run: Path, digits_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By the same models: what a run says of its own images it says of them in another folder."""
+    others = tmp_path / "others" / "deep"
+    others.mkdir(parents=True)
+    assert label([str(run), "--output", str(tmp_path / "all.csv")]) == 0
+    rows = list(csv.DictReader((tmp_path / "all.csv").open(newline="")))
+    expected = {}
+    for number, row in enumerate(rows[:12]):
+        name = f"{number}{Path(row['path']).suffix}"
+        shutil.copy(digits_folder / row["path"], others / name)
+        expected[f"deep/{name}"] = (row["label"], row["label_a"], row["label_b"])
+    capsys.readouterr()
+    words = [str(run), str(others.parent)]
+    assert label([*words, "--output", str(tmp_path / "others.csv")]) == 0
+    told = capsys.readouterr().out.replace("\n", "")
+    assert "labels of 12 of the 12 images of " in told
+    assert "an audit is of a run's own images" in told
+    found = list(csv.DictReader((tmp_path / "others.csv").open(newline="")))
+    named = {row["path"]: (row["label"], row["label_a"], row["label_b"]) for row in found}
+    assert named == expected
+    assert {row["probability_right"] for row in found} == {""}
+    assert label([*words, "--output", str(tmp_path / "linked")]) == 0
+    assert sum(link.is_symlink() for link in (tmp_path / "linked").rglob("*")) == 12
+
+    (others / "cut.png").write_bytes(b"no image")
+    assert label([*words, "--output", str(tmp_path / "k.csv")]) == 0
+    assert "left out: deep/cut.png" in capsys.readouterr().out
+    assert len((tmp_path / "k.csv").read_text().splitlines()) == 13
+    assert label([*words, "--min_precision", "0.5", "--output", str(tmp_path / "not.csv")]) == 2
+    assert "is promised of a run's own U alone" in capsys.readouterr().err
+    assert label([str(run), str(tmp_path / "no"), "--output", str(tmp_path / "not.csv")]) == 2
+    assert "FOLDER: " in capsys.readouterr().err
+    assert not (tmp_path / "not.csv").exists()
+
+
+def test_images_that_are_no_files_are_linked_nowhere(tmp_path: Path) -> None:
     config = Config(output_dir=str(tmp_path))
     listing = list_images(config.data)
     table = SplitTable(listing, torch.full((len(listing.paths),), Split.U))
-    monkeypatch.setattr(labels, "load_split_table", lambda path: table)
     with pytest.raises(UserError, match="the images of digits are no files"):
-        labels.files_of_pool(config, to_link=True)
-    assert labels.files_of_pool(config, to_link=False) == {}
+        labels.files_of_pool(table, folders_of(config.data), to_link=True)
+    assert labels.files_of_pool(table, folders_of(config.data), to_link=False) == {}
 
 
 @pytest.mark.parametrize("num_ranks", [2, pytest.param(3, marks=pytest.mark.slow)])

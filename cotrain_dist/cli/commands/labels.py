@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from cotrain_dist.store.linked import FolderWriter
     from cotrain_dist.store.predictions import PredictionWriter
 
-USAGE = """labels RUN --output FILE.csv|.jsonl|.parquet|FOLDER [--format imagefolder|datasets]
-              [--audit ANSWERS.csv] [--min_precision P | --max_error E] [--delta D]
-              [--rest FILE.csv]"""
+USAGE = """labels RUN [FOLDER] --output FILE.csv|.jsonl|.parquet|FOLDER
+              [--format imagefolder|datasets] [--audit ANSWERS.csv]
+              [--min_precision P | --max_error E] [--delta D] [--rest FILE.csv]"""
 PROG = "cotrain-dist labels"
 PROMISES = ("min_precision", "max_error")
 ENDINGS = (".csv", ".jsonl", ".parquet")
@@ -34,7 +34,7 @@ def run(arguments: Sequence[str]) -> int:
 
     # Imported late: torch takes seconds that a mistyped key should not cost.
     before_torch()
-    from cotrain_dist.inference.labels import Promise, files_of_pool, label_pool
+    from cotrain_dist.inference.labels import Promise, files_of_pool, label_pool, open_pool
     from cotrain_dist.inference.queue import Asked, write_queue
     from cotrain_dist.reporting.promised import promise_lines
     from cotrain_dist.runtime.accelerator import start_runtime
@@ -49,11 +49,12 @@ def run(arguments: Sequence[str]) -> int:
             if file is not None:
                 check = partial(check_output_file, file, endings, replaces=False)
                 together(lambda check=check: check() if rt.is_lead else None, rt.control)  # type: ignore[misc]
-        images: dict[str, Path] = {}
+        pool, images = open_pool(config, own.folder, rt), dict[str, Path]()
         if format_ is not None:
             to_link = format_ == "imagefolder"
-            images = together(lambda: files_of_pool(config, to_link=to_link), rt.control)
-        labeled = label_pool(config, promise, rt)
+            find = partial(files_of_pool, pool.images.table, pool.folders, to_link=to_link)
+            images = together(find, rt.control)
+        labeled = label_pool(pool, promise)
         if not rt.is_lead:
             return 0
         with _open_output(own.output, format_, images, labeled.table.class_names) as writer:
@@ -101,6 +102,8 @@ def checked(arguments: Sequence[str]) -> tuple[argparse.Namespace, Config]:
     """The options and the run's settings. Raises UserError for what would end the command."""
     own, settings = _parser().parse_with_settings(arguments)
     _check_promise(own)
+    if own.folder is not None and not own.folder.is_dir():
+        raise UserError("FOLDER", own.folder, "is no folder", "name one that holds images")
     _format_of(own)  # a mistake there is told before the run is read
     config = config_of_run(own.run, settings, PROG)
     _require_audit(own, config)
@@ -125,6 +128,10 @@ def _check_promise(own: argparse.Namespace) -> None:
         value = getattr(own, name)
         if not 0.0 < value < 1.0:
             raise UserError(f"--{name}", value, "must lie between 0 and 1", "0.05, say")
+    if given and own.folder is not None:
+        rule = "is promised of a run's own U alone: images of another kind would break it"
+        way_out = f"leave out {given[0]} or the folder; to promise it, train with these images in U"
+        raise UserError(f"--{given[0]}", getattr(own, given[0]), rule, way_out)
     for name in ("audit", "rest"):
         if getattr(own, name) is not None and not given:
             rule = "belongs to a promise"
@@ -144,13 +151,14 @@ def _require_audit(own: argparse.Namespace, config: Config) -> None:
 def _parser() -> Arguments:
     parser = Arguments(
         PROG,
-        "Label a run's U. With an audit (queue RUN --audit N, or data.audit_images of the run), "
-        "only the labels of which at least the share P is right are written, or those that leave "
-        "at most the share E of all of U wrong; each holds in all but the share D of the draws of "
-        "an audit. --KEY VALUE changes the device.",
+        "Label a run's U, or the images of a folder. With an audit (queue RUN --audit N, or "
+        "data.audit_images of the run), only the labels of U of which at least the share P is "
+        "right are written, or those that leave at most the share E of all of U wrong; each holds "
+        "in all but the share D of the draws of an audit. --KEY VALUE changes the device.",
         "runs/1 --audit answers.csv --min_precision 0.95 --output labels.csv",
     )
     parser.add_argument("run", type=Path, help="directory that train wrote")
+    parser.add_argument("folder", type=Path, nargs="?", help="of other images, instead of U")
     parser.add_argument(
         "--output",
         type=Path,
