@@ -83,13 +83,15 @@ def _paths_of(data: Mapping[str, Any]) -> list[str]:
 
 def _label_of(annotations: Sequence[Mapping[str, Any]]) -> str:
     """The choice of the newest annotation that was not skipped; empty where there is none."""
-    answered = [own for own in annotations if not own.get("was_cancelled") and own["result"]]
+    answered = [own for own in annotations if not own.get("was_cancelled")]
     if not answered:
         return ""
     # Times of one form, ISO 8601 in UTC: their letters sort as they do; of equal ones the last.
     newest = max(
         enumerate(answered), key=lambda pair: (str(pair[1].get("updated_at", "")), pair[0])
     )[1]
+    if not newest["result"]:  # a choice that was taken back
+        return ""
     choices = [own["value"]["choices"] for own in newest["result"] if own["type"] == "choices"]
     label: str = choices[0][0].strip()
     return label

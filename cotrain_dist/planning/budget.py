@@ -1,8 +1,10 @@
 """`train --time`: image size and epochs that fit into a time, from steps measured at the start."""
 
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from cotrain_dist.config import Config, RoleConfig, resolve_role
 from cotrain_dist.config.text import with_settings
@@ -23,6 +25,8 @@ from cotrain_dist.runtime.collectives import (
     together,
 )
 from cotrain_dist.runtime.deadline import Deadline
+from cotrain_dist.runtime.stop import STOP
+from cotrain_dist.store.run_directory import RunDirectory
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.student import build_student
 from cotrain_dist.types import ROLES, Role
@@ -54,7 +58,8 @@ def fit_to(deadline: Deadline, given: str) -> Callable[[RunContext, Images], Run
     """
 
     def fit(ctx: RunContext, images: Images) -> RunContext:
-        sizes = sizes_of(ctx.config)
+        together(lambda: _require_planned(ctx.config), ctx.runtime.control)
+        sizes, begins_at = sizes_of(ctx.config), time.monotonic()
         speeds = measured_speeds((sizes[-1], sizes[0]), images, ctx)
         left = OF_WHAT_IS_LEFT * deadline.left
         costs = [
@@ -69,10 +74,22 @@ def fit_to(deadline: Deadline, given: str) -> Callable[[RunContext, Images], Run
         before = next(own.before for own in costs if own.image_size == choice.image_size)
         seconds = before + choice.step_one_share * max(0.0, deadline.left - before)
         ends_at = time.monotonic() + seconds
-        ctx.runtime.deadline = replace(deadline, step_one_ends_at=ends_at)
+        ctx.runtime.deadline = replace(
+            deadline, step_one_begins_at=begins_at, step_one_ends_at=ends_at
+        )
         return replace(ctx, config=settled(choice, ctx.config))
 
     return fit
+
+
+def _require_planned(config: Config) -> None:
+    if config.cotrain.final_epochs:
+        raise UserError(
+            "cotrain.final_epochs",
+            config.cotrain.final_epochs,
+            "are not planned by --time",
+            "leave out one of the two",
+        )
 
 
 def _as_json(choice: Choice | None) -> dict[str, float] | None:
@@ -134,8 +151,12 @@ def measured_speeds(sizes: Sequence[int], images: Images, ctx: RunContext) -> di
     """
     barrier(ctx.runtime.control)
     own = {}
-    for role in ctx.runtime.roles_here:
-        own[role.value] = [_speed_at(size, role, images, ctx) for size in dict.fromkeys(sizes)]
+    with tempfile.TemporaryDirectory() as scratch:
+        for role in ctx.runtime.roles_here:
+            own[role.value] = [
+                _speed_at(size, role, Path(scratch), images, ctx) for size in dict.fromkeys(sizes)
+            ]
+    STOP.rest("nothing was begun; ")
     ctx.runtime.clock.take()  # no part of an epoch
     known: dict[str, list[list[float]]] = {}
     for part in all_gather_json(own, ctx.runtime.control):
@@ -149,13 +170,18 @@ def measured_speeds(sizes: Sequence[int], images: Images, ctx: RunContext) -> di
     }
 
 
-def _speed_at(size: int, role: Role, images: Images, ctx: RunContext) -> tuple[int, float, float]:
-    """(size, seconds of a trained image, of a labeled one), of a model that is thrown away."""
-    alone = replace(ctx, runtime=_alone(ctx.runtime))
+def _speed_at(
+    size: int, role: Role, scratch: Path, images: Images, ctx: RunContext
+) -> tuple[int, float, float]:
+    """(size, seconds of a trained image, of a labeled one), of a model that is thrown away.
+
+    scratch: a folder for a commit, where something asks for an end meanwhile.
+    """
+    alone = replace(ctx, runtime=_alone(ctx.runtime), store=RunDirectory(scratch))
     own = resolve_role(at_size(size, ctx.config), role.value)
     is_head = own.model.train == "head"
     first = replace(own.model, pretrained=False, init_from=None, train="all")
-    own = replace(own, model=first, compile=False)
+    own = replace(own, model=first, compile=False, train=replace(own.train, exact_elastic=0))
     model = build_model(own, role, images.table.class_names)
     student = build_student(role, model, own, alone.runtime)
     label = seconds_per_labeled_image(student, NUM_PROBED, images, alone)

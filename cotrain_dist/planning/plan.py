@@ -227,7 +227,8 @@ def plan_role(role: Role, images: Images, ctx: RunContext, *, measure: bool) -> 
     # No download, no minutes of compiling; the probes cut their steps themselves.
     is_head = own.model.train == "head"
     first = replace(own.model, pretrained=False, init_from=None, train="all")
-    own = replace(own, model=first, compile=False)
+    # Whole steps: micro-shards change no number of them.
+    own = replace(own, model=first, compile=False, train=replace(own.train, exact_elastic=0))
     model = build_model(own, role, table.class_names)
     student = build_student(role, model, own, ctx.runtime)
     if is_head:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from statistics import median
 
 import torch
 
+from cotrain_dist.config import CheckpointConfig
 from cotrain_dist.method.steps import EpochPlan
 from cotrain_dist.training.context import Images, RunContext
 from cotrain_dist.training.evaluate import pass_over
@@ -22,6 +24,8 @@ def take_steps(
 ) -> float:
     """Some steps over the first labeled images, each with all of them; returns their seconds."""
     labeled = images.table.labeled(student.role, "own")
+    never = CheckpointConfig(every_minutes=None)
+    ctx = replace(ctx, config=replace(ctx.config, checkpoint=never))
     rows = torch.arange(min(num_images, len(labeled)))
     plan = EpochPlan((rows,) * num_steps, num_shards=1, num_micro=1)
     return _seconds(

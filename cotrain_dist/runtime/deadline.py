@@ -28,8 +28,15 @@ class Deadline:
     begun_at: float
     """When the command was started."""
     total_seconds: float
+    step_one_begins_at: float = math.inf
     step_one_ends_at: float = math.inf
     """Step 1 begins no epoch that would end later, so that Step 2 has its share."""
+
+    def step_one_ends(self, *, is_first_of_two: bool) -> float:
+        """The same for one model; of two that a process trains in turn the first has one half."""
+        if not is_first_of_two or math.isinf(self.step_one_begins_at):
+            return self.step_one_ends_at
+        return (self.step_one_begins_at + self.step_one_ends_at) / 2
 
     @property
     def last_epoch_ends_at(self) -> float:

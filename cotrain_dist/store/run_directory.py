@@ -146,6 +146,12 @@ class RunDirectory:
         """One more start, from now on; what it changes of the settings is written by then."""
         self.write_json("run.json", self.read_json("run.json") | {"attempt": self.attempt + 1})
 
+    def forget_outcome(self) -> None:
+        """A run that ended before its last epoch, for its time was over, goes on: not finished."""
+        kept = self.read_json("run.json")
+        if any(key in kept for key in OUTCOME):
+            self.write_json("run.json", {k: v for k, v in kept.items() if k not in OUTCOME})
+
     def _take(self, attempt: int) -> None:
         """No earlier attempt writes from now on. Raises UserError where one still does."""
         try:

@@ -48,8 +48,12 @@ def right_by_folds(
     start_features: Sequence[FeatureStore],
     images: Images,
     ctx: RunContext,
+    *,
+    last_epoch: int,
 ) -> RightByFolds | None:
     """Collective over all ranks: what each model calls right of L, each image in its fold.
+
+    last_epoch: of Step 2, that the run has come to.
 
     The folds are those of `cross_validate`. An image that is alone in its class counts as all
     others: without it no model knows the class, before as after; for the certainty it counts not
@@ -77,7 +81,7 @@ def right_by_folds(
             train_epoch(student, learned, "pretrain", Position(), images.pixels, ctx)
         for role in ROLES:
             before[role][held] = right_on(copies, role, ids, without, ctx)
-        take_step_two(copies, start_features, without, ctx)
+        take_step_two(copies, start_features, without, ctx, last_epoch)
         probs, targets = gather_probs(copies, ids, without, ctx), without.table.class_ids[ids]
         for role in ROLES:
             after[role][held] = probs[role.value].max(dim=1).indices == targets
@@ -92,10 +96,11 @@ def take_step_two(
     start_features: Sequence[FeatureStore],
     images: Images,
     ctx: RunContext,
+    last_epoch: int,
 ) -> None:
-    """All epochs of Step 2, without a record. Collective over all ranks."""
+    """The epochs of Step 2, without a record. Collective over all ranks."""
     exchanged = Exchange.empty()
-    for epoch in range(1, ctx.config.cotrain.last_epoch + 1):
+    for epoch in range(1, last_epoch + 1):
         _, exchanged, _ = train_one_epoch(
             students, exchanged, Position(epoch), start_features, images, ctx
         )

@@ -38,7 +38,8 @@ def pretrain(student: Student, state: PretrainState, images: Images, ctx: RunCon
         shown = record.test is not None or epoch % -(-config.num_epochs // 10) == 0
         ctx.reporter.say(line, shown=shown)
         if ctx.runtime.deadline is not None:
-            ends_at = ctx.runtime.deadline.step_one_ends_at
+            is_first = student.role is not ctx.runtime.roles_here[-1]
+            ends_at = ctx.runtime.deadline.step_one_ends(is_first_of_two=is_first)
             state.is_finished = is_over(ends_at, seconds, student.group) or state.is_finished
             export_early(student, images.table.class_names, ctx.store)
         # After `state` has moved on: the commit holds the epoch to go on with.

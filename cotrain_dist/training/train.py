@@ -234,7 +234,10 @@ def reach_step_two(
         for student in students:
             start_step_two(student)
             begin_consistency(student)
-        return together(lambda: restore_cotrain(students, folder, images, ctx), control)
+        restored = together(lambda: restore_cotrain(students, folder, images, ctx), control)
+        if ctx.runtime.is_lead and restored.next.epoch <= ctx.config.cotrain.last_epoch:
+            ctx.store.forget_outcome()
+        return restored
     states = together(
         lambda: [restore_pretrain(s, commits.get(s.role.value), images, ctx) for s in students],
         control,
@@ -304,7 +307,7 @@ def finish(
     if keep:
         folds = None
         if last.validation is None and has_folds(ctx.config):
-            folds = right_by_folds(students, start_features, images, ctx)
+            folds = right_by_folds(students, start_features, images, ctx, last_epoch=last.epoch)
         settled = settle(students, state, (first, last), folds or found, images, ctx)
         notes["no_loss"] = settled.to_json()
         if folds is not None and folds.certainty is not None:

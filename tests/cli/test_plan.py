@@ -224,6 +224,13 @@ def test_few_images_for_batch_normalization(
         assert ("train.norm sync" in lines[0]) == (num_ranks == 4)
 
 
+def test_micro_shards_are_planned_as_whole_steps(digits_table: Path, tmp_path: Path) -> None:
+    config = two_models_config(digits_table, tmp_path / "run", tracking="none")
+    cut = replace(config, train=replace(config.train, exact_elastic=2))
+    whole, shards = plan_of(config, 2), plan_of(cut, 2)
+    assert shards.roles == whole.roles
+
+
 def test_frozen_statistics_need_no_images_beside_them(
     digits_table: Path, tmp_path: Path, starts: dict[str, str]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ranks import run_ranks, start_commands, tiny_config
+from ranks import run_ranks, start_commands, tiny_config, train_run
 
 from cotrain_dist.cli import main as cli
 from cotrain_dist.config import Config, resolve_role
@@ -95,6 +95,10 @@ def test_a_run_whose_time_is_over_ends_with_the_epoch(
     assert [record.epoch for record in store.history.cotrain()] == [0, 1]
     assert store.read_json("run.json")["finished"]
     assert sorted(path.name for path in store.models.iterdir()) == ["a", "b", "best"]
+    # A resume has no limit: it trains what is left, and the run is not finished meanwhile.
+    run_ranks(train_run, num_ranks, tmp_path, config, True)
+    assert [record.epoch for record in store.history.cotrain()] == [0, 1, 2]
+    assert store.read_json("run.json")["finished"]
 
 
 def test_there_is_a_model_before_step_one_is_over(
@@ -129,7 +133,12 @@ def test_time_that_is_there_goes_into_epochs(
     """With an hour, three times the epochs of the settings at most; each trained and recorded."""
     monkeypatch.setattr("cotrain_dist.method.budget.MOST_OF_USUAL", 2.0)
     config = tiny_config(
-        digits_folder, tmp_path / "run", pretrain={"num_epochs": 1}, cotrain={"num_epochs": 1}
+        *(digits_folder, tmp_path / "run"),
+        pretrain={"num_epochs": 1},
+        cotrain={"num_epochs": 1},
+        # Neither micro-shards nor commits belong to the steps that are timed.
+        train={"exact_elastic": 4},
+        checkpoint={"every_steps": 1},
     )
     _train(config, _deadline(3600.0))
     store = RunDirectory(tmp_path / "run")
@@ -137,6 +146,24 @@ def test_time_that_is_there_goes_into_epochs(
     assert (kept["pretrain"]["num_epochs"], kept["cotrain"]["num_epochs"]) == (2, 2)
     assert len(store.history.pretrain()) == 4
     assert [record.epoch for record in store.history.cotrain()] == [0, 1, 2]
+
+
+def test_final_epochs_are_not_planned(digits_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(
+        digits_folder,
+        tmp_path / "run",
+        cotrain={"final_epochs": 1},
+        pool={"keep": "probabilities"},
+    )
+    with pytest.raises(UserError, match=r"cotrain.final_epochs: 1: are not planned by --time"):
+        _train(config, _deadline(3600.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_two_models_in_one_process_each_has_half_of_step_one() -> None:
+    deadline = replace(_deadline(100.0), step_one_begins_at=10.0, step_one_ends_at=50.0)
+    assert deadline.step_one_ends(is_first_of_two=True) == 30.0
+    assert deadline.step_one_ends(is_first_of_two=False) == 50.0
 
 
 def test_what_still_runs_at_the_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:

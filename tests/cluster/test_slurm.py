@@ -158,9 +158,18 @@ def test_one_launcher_a_node_has_all_its_cpus(cluster: Cluster, tmp_path: Path) 
 
 
 def test_restarts_without_a_commit_end_the_job(cluster: Cluster, tmp_path: Path) -> None:
-    """An epoch longer than the job's time: a warning comes before the first commit, each time."""
-    model = ["--model_a.name", "resnet18", "--model_b.name", "resnet18", "--data.image_size", "96"]
-    size = ["--data.labeled_per_class", "40", "--train.batch_size", "2", "--exchange", "none"]
+    """A pass longer than the job's time: a warning comes before the first commit, each time.
+
+    The pass is that over features of heads, a minute of them: a warning among steps makes a commit.
+    """
+    import timm
+
+    start = tmp_path / "start"
+    timm.models.save_for_hf(timm.create_model("resnet18"), start, safe_serialization=True)
+    words = [f"--model_{role}.{key}" for role in "ab" for key in ("name", "pretrained", "train")]
+    values = ["resnet18", str(start), "head"] * 2
+    model = [word for pair in zip(words, values, strict=True) for word in pair]
+    size = ["--data.image_size", "224", "--data.feature_cache", str(tmp_path / "features")]
     job = submit(cluster, tmp_path, "--time", "10", settings=[*SETTINGS, *model, *size])
     for start in (1, 2, 3):
         line = f"run run, attempt {start}:"

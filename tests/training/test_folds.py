@@ -82,9 +82,9 @@ def train_and_watch(config: Config) -> dict[str, Any]:
         ]
         return [own, _files(ctx.store.path) if ctx.runtime.is_lead else {}]
 
-    def watched(students: Any, start_features: Any, images: Any, ctx: Any) -> Any:
+    def watched(students: Any, start_features: Any, images: Any, ctx: Any, **last: Any) -> Any:
         before = state_of(students, ctx)
-        found = right_by_folds(students, start_features, images, ctx)
+        found = right_by_folds(students, start_features, images, ctx, **last)
         assert state_of(students, ctx) == before
         for name in ("before", "after"):
             seen[name] = {r.value: own.tolist() for r, own in getattr(found, name).items()}
